@@ -1,0 +1,48 @@
+# The ways into the project. Each target sets up what it needs (as root, on Debian 12 or 13) and caches
+# it outside of the checkout, in $DSI_CACHE (default ~/.cache/dsi). All work is done by scripts/.
+
+KERNEL ?= newest
+export DSI_CACHE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check check-host check-qemu build module guest bench-kernel kernels fmt clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  KERNEL=<release> picks another stock kernel (make kernels lists them); DSI_CACHE=<dir> another cache"
+
+demo: setup ## two nodes, two operators, one policy: the scenario of 2004, step by step
+	@scripts/demo
+
+check: setup ## every test: format, lints, host tests, module, QEMU suites
+	@scripts/check
+
+check-host: setup ## only what needs no QEMU: format, lints, host tests
+	@scripts/check host
+
+check-qemu: setup ## only the QEMU suites (FILTER=<part of a name> for some of them)
+	@scripts/check qemu
+
+build: setup ## smd, ssd and dsictl, into target/release
+	@cargo build --locked --release --workspace --exclude dsi-qemu-tests --exclude dsi-demo
+
+module: setup ## dsm.ko for KERNEL, into target/module/<release>
+	@scripts/build-module $(KERNEL)
+
+guest: setup ## the disk images of the test nodes
+	@scripts/guest-image $(KERNEL)
+
+bench-kernel: setup ## instructions per operation: bare kernel, hooks only, full; into target/bench/kernel.json
+	@scripts/bench-kernel
+
+kernels: setup ## the stock kernels of the archive that a module can be built for
+	@scripts/kernel-tree --list
+
+setup: ## the packages that everything else needs
+	@scripts/setup
+
+fmt: ## format the Rust sources
+	@cargo fmt --all
+
+clean: ## remove what was built in the checkout (the cache stays)
+	@rm -rf target
