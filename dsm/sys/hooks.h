@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The LSM hooks that the module claims, in the order in which they go live: state keepers first,
+ * then what a process does, then what arrives. One line here, one `extern "C"` function of the
+ * same name in sys/entry.rs; both sides are checked against the kernel's own prototype.
+ */
+#ifndef DSM_SYS_HOOKS_H
+#define DSM_SYS_HOOKS_H
+
+struct cred;
+struct dentry;
+struct file;
+struct linux_binprm;
+struct mnt_idmap;
+struct msghdr;
+struct request_sock;
+struct sk_buff;
+struct sock;
+struct sockaddr;
+struct socket;
+struct task_struct;
+
+#define DSM_HOOKS(H)						\
+	H(task_free)						\
+	H(task_alloc)						\
+	H(sk_free_security)					\
+	H(bprm_creds_from_file)					\
+	H(bprm_committed_creds)					\
+	H(inode_setxattr)					\
+	H(inode_removexattr)					\
+	H(socket_setsockopt)					\
+	H(socket_getsockopt)					\
+	H(inet_csk_clone)					\
+	H(inet_conn_request)					\
+	H(mptcp_add_subflow)					\
+	H(socket_create)					\
+	H(socket_post_create)					\
+	H(socket_bind)						\
+	H(socket_connect)					\
+	H(socket_listen)					\
+	H(socket_accept)					\
+	H(socket_sendmsg)					\
+	H(socket_recvmsg)					\
+	H(socket_sock_rcv_skb)
+
+void dsm_hook_task_free(struct task_struct *task);
+int dsm_hook_task_alloc(struct task_struct *task, u64 clone_flags);
+void dsm_hook_sk_free_security(struct sock *sk);
+int dsm_hook_bprm_creds_from_file(struct linux_binprm *bprm, const struct file *file);
+void dsm_hook_bprm_committed_creds(const struct linux_binprm *bprm);
+int dsm_hook_inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name,
+			    const void *value, size_t size, int flags);
+int dsm_hook_inode_removexattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name);
+int dsm_hook_socket_setsockopt(struct socket *sock, int level, int optname);
+int dsm_hook_socket_getsockopt(struct socket *sock, int level, int optname);
+void dsm_hook_inet_csk_clone(struct sock *newsk, const struct request_sock *req);
+int dsm_hook_inet_conn_request(const struct sock *sk, struct sk_buff *skb,
+			       struct request_sock *req);
+int dsm_hook_mptcp_add_subflow(struct sock *sk, struct sock *ssk);
+int dsm_hook_socket_create(int family, int type, int protocol, int kern);
+int dsm_hook_socket_post_create(struct socket *sock, int family, int type, int protocol, int kern);
+int dsm_hook_socket_bind(struct socket *sock, struct sockaddr *address, int addrlen);
+int dsm_hook_socket_connect(struct socket *sock, struct sockaddr *address, int addrlen);
+int dsm_hook_socket_listen(struct socket *sock, int backlog);
+int dsm_hook_socket_accept(struct socket *sock, struct socket *newsock);
+int dsm_hook_socket_sendmsg(struct socket *sock, struct msghdr *msg, int size);
+int dsm_hook_socket_recvmsg(struct socket *sock, struct msghdr *msg, int size, int flags);
+int dsm_hook_socket_sock_rcv_skb(struct sock *sk, struct sk_buff *skb);
+
+#endif
