@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! The label in a packet: a 20-byte IPv4 option, and what its authentication code covers.
+//!
+//! Nothing here decides; a parsed label is a claim until its code has been verified. SipHash is not implemented here:
+//! kernel and host each bring their own through [`Prf`].
+
+use super::ids::{ScId, SnId};
+use core::fmt;
+
+/// Type byte of the IPv4 option: copied into fragments, class 0, experimental number 30 (RFC 4727).
+pub const OPTION_TYPE: u8 = 158;
+/// Bytes of the option, type and length bytes included.
+pub const OPTION_LEN: usize = 20;
+/// Version of the format.
+pub const VERSION: u8 = 1;
+/// What a socket reserves for a label that the way out fills in. Its version, 0, makes every receiver refuse it should
+/// it ever leave unstamped.
+pub const PLACEHOLDER: [u8; OPTION_LEN] = [
+    OPTION_TYPE,
+    OPTION_LEN as u8,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+    0,
+];
+
+const EOL: u8 = 0;
+const NOP: u8 = 1;
+
+/// Keyed pseudo-random function: SipHash-2-4 over little-endian words.
+pub trait Prf {
+    /// The function over one word.
+    fn siphash_u64x1(key: &[u8; 16], word: u64) -> u64;
+    /// The function over three words.
+    fn siphash_u64x3(key: &[u8; 16], words: [u64; 3]) -> u64;
+}
+
+/// A label as it stands in a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Low 8 bits of the key epoch that the code was made in.
+    pub epoch: u8,
+    /// Node that claims to have sent the packet.
+    pub snid: SnId,
+    /// Zone that claims to have sent the packet.
+    pub scid: ScId,
+    /// Message authentication code.
+    pub mac: u64,
+}
+
+/// What of a packet, apart from the label, its code covers. Values in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source address, as the number that its four bytes spell in network order.
+    pub saddr: u32,
+    /// Destination address, likewise.
+    pub daddr: u32,
+    /// Source port.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+}
+
+/// Why an options area holds no usable label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelError {
+    /// An option's length byte is missing, below 2, or reaches beyond the area.
+    Truncated {
+        /// Where in the options area.
+        offset: usize,
+    },
+    /// Another option than a label.
+    Kind {
+        /// Its type byte.
+        found: u8,
+    },
+    /// Option 158 with another length than 20.
+    Length {
+        /// Where in the options area.
+        offset: usize,
+        /// Its length byte.
+        found: u8,
+    },
+    /// A second label.
+    Duplicate {
+        /// Where in the options area.
+        offset: usize,
+    },
+    /// Another version, or an unstamped placeholder.
+    Version {
+        /// The high nibble.
+        found: u8,
+    },
+    /// Flags that version 1 does not know; the code does not cover them, so they must be zero.
+    Flags {
+        /// The low nibble.
+        found: u8,
+    },
+    /// A SnID that no node has.
+    Node {
+        /// The number.
+        found: u32,
+    },
+    /// A ScID that no sender has.
+    Context {
+        /// The number.
+        found: u32,
+    },
+}
+
+impl fmt::Display for LabelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truncated { offset } => write!(f, "option at byte {offset} is cut off"),
+            Self::Kind { found } => {
+                write!(f, "expected option {OPTION_TYPE}, found option {found}")
+            }
+            Self::Length { offset, found } => {
+                write!(
+                    f,
+                    "label at byte {offset}: expected length {OPTION_LEN}, found {found}"
+                )
+            }
+            Self::Duplicate { offset } => write!(f, "second label at byte {offset}"),
+            Self::Version { found } => {
+                write!(f, "label: expected version {VERSION}, found {found}")
+            }
+            Self::Flags { found } => write!(f, "label: expected flags 0, found {found}"),
+            Self::Node { found } => write!(
+                f,
+                "label: expected a SnID from 1 to {}, found {found}",
+                SnId::MAX
+            ),
+            Self::Context { found } => write!(f, "label: ScID {found} cannot send"),
+        }
+    }
+}
+
+impl Label {
+    /// The option's bytes.
+    #[inline]
+    pub fn encode(&self) -> [u8; OPTION_LEN] {
+        let [n0, n1, n2, n3] = self.snid.get().to_be_bytes();
+        let [c0, c1, c2, c3] = self.scid.0.to_be_bytes();
+        let [m0, m1, m2, m3, m4, m5, m6, m7] = self.mac.to_be_bytes();
+        [
+            OPTION_TYPE,
+            OPTION_LEN as u8,
+            VERSION << 4,
+            self.epoch,
+            n0,
+            n1,
+            n2,
+            n3,
+            c0,
+            c1,
+            c2,
+            c3,
+            m0,
+            m1,
+            m2,
+            m3,
+            m4,
+            m5,
+            m6,
+            m7,
+        ]
+    }
+
+    /// Reads one option. Type and length must be right: [`locate`] has seen to it, others get the error.
+    #[inline]
+    pub fn parse(option: &[u8; OPTION_LEN]) -> Result<Self, LabelError> {
+        let [kind, len, version_flags, epoch, n0, n1, n2, n3, c0, c1, c2, c3, m0, m1, m2, m3, m4, m5, m6, m7] =
+            *option;
+        if kind != OPTION_TYPE {
+            return Err(LabelError::Kind { found: kind });
+        }
+        if len as usize != OPTION_LEN {
+            return Err(LabelError::Length {
+                offset: 0,
+                found: len,
+            });
+        }
+        if version_flags >> 4 != VERSION {
+            return Err(LabelError::Version {
+                found: version_flags >> 4,
+            });
+        }
+        if version_flags & 0x0F != 0 {
+            return Err(LabelError::Flags {
+                found: version_flags & 0x0F,
+            });
+        }
+        let snid = u32::from_be_bytes([n0, n1, n2, n3]);
+        let Some(snid) = SnId::node(snid) else {
+            return Err(LabelError::Node { found: snid });
+        };
+        let scid = ScId(u32::from_be_bytes([c0, c1, c2, c3]));
+        if scid == ScId::OUTSIDE {
+            return Err(LabelError::Context { found: scid.0 });
+        }
+        Ok(Self {
+            epoch,
+            snid,
+            scid,
+            mac: u64::from_be_bytes([m0, m1, m2, m3, m4, m5, m6, m7]),
+        })
+    }
+
+    /// The words that the code of this label in this packet covers.
+    #[inline]
+    pub fn words(&self, flow: &Flow) -> [u64; 3] {
+        mac_words(self.epoch, self.snid, self.scid, flow)
+    }
+
+    /// Makes a label with its code under the pair key of sender and receiver.
+    #[inline]
+    pub fn sealed<P: Prf>(
+        epoch: u8,
+        snid: SnId,
+        scid: ScId,
+        flow: &Flow,
+        pair_key: &[u8; 16],
+    ) -> Self {
+        let mac = P::siphash_u64x3(pair_key, mac_words(epoch, snid, scid, flow));
+        Self {
+            epoch,
+            snid,
+            scid,
+            mac,
+        }
+    }
+
+    /// Whether the code is that of this label in this packet under this pair key.
+    #[inline]
+    pub fn verify<P: Prf>(&self, flow: &Flow, pair_key: &[u8; 16]) -> bool {
+        // One comparison of two registers: its time tells nothing about where they differ.
+        P::siphash_u64x3(pair_key, self.words(flow)) == self.mac
+    }
+}
+
+/// Input of the message authentication code.
+#[inline]
+pub fn mac_words(epoch: u8, snid: SnId, scid: ScId, flow: &Flow) -> [u64; 3] {
+    [
+        (VERSION as u64) << 60
+            | (epoch as u64) << 48
+            | (flow.protocol as u64) << 32
+            | snid.get() as u64,
+        (scid.0 as u64) << 32 | flow.saddr as u64,
+        (flow.daddr as u64) << 32 | (flow.sport as u64) << 16 | flow.dport as u64,
+    ]
+}
+
+/// The key of packets from `sender` to the node whose secret of the epoch is given.
+pub fn pair_key<P: Prf>(receiver_secret: &[u8; 16], sender: SnId) -> [u8; 16] {
+    let word = (sender.get() as u64) << 8;
+    let [a0, a1, a2, a3, a4, a5, a6, a7] =
+        P::siphash_u64x1(receiver_secret, word | 1).to_le_bytes();
+    let [b0, b1, b2, b3, b4, b5, b6, b7] =
+        P::siphash_u64x1(receiver_secret, word | 2).to_le_bytes();
+    [
+        a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7,
+    ]
+}
+
+/// Where in an IPv4 options area the label's option starts, stamped or placeholder; `None` if there is none.
+///
+/// Refuses an area that a receiver could read in two ways: broken lengths, a second label.
+#[inline]
+pub fn locate(options: &[u8]) -> Result<Option<usize>, LabelError> {
+    let mut found = None;
+    let mut offset: usize = 0;
+    while let Some(kind) = options.get(offset).copied() {
+        if kind == EOL {
+            break;
+        }
+        if kind == NOP {
+            offset = offset.wrapping_add(1);
+            continue;
+        }
+        let Some(len) = options.get(offset.wrapping_add(1)).copied() else {
+            return Err(LabelError::Truncated { offset });
+        };
+        let next = offset.wrapping_add(len as usize);
+        if len < 2 || next > options.len() {
+            return Err(LabelError::Truncated { offset });
+        }
+        if kind == OPTION_TYPE {
+            if len as usize != OPTION_LEN {
+                return Err(LabelError::Length { offset, found: len });
+            }
+            if found.is_some() {
+                return Err(LabelError::Duplicate { offset });
+            }
+            found = Some(offset);
+        }
+        offset = next;
+    }
+    Ok(found)
+}
+
+/// Finds and reads the label of an IPv4 options area; `None` if there is none.
+#[inline]
+pub fn find(options: &[u8]) -> Result<Option<Label>, LabelError> {
+    match locate(options)? {
+        None => Ok(None),
+        Some(offset) => match options
+            .get(offset..)
+            .and_then(|tail| tail.first_chunk::<OPTION_LEN>())
+        {
+            Some(option) => Label::parse(option).map(Some),
+            None => Err(LabelError::Truncated { offset }),
+        },
+    }
+}
