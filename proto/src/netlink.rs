@@ -1,0 +1,1 @@
+//! Typed client of the kernel module's generic netlink family (`proto/netlink/dsi.yaml`).

@@ -1,0 +1,1 @@
+//! The detached CMS signature over a policy image, and the policy signers' anchor.
