@@ -1,0 +1,81 @@
+//! `dsi-bench-init`, the first process of a benchmark guest: loads the module as the configuration asks,
+//! lets the guest settle, runs the workload and switches the machine off. Its answer goes to the second
+//! serial port (see `outcome.rs` for its lines); the first one is the console.
+//!
+//! It must never let the workload count for a configuration that was not really in force.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, finit_module, reboot};
+
+/// What the guest does before anything is measured: timers, RCU and kernel threads come to rest.
+const SETTLE: Duration = Duration::from_secs(20);
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() {
+    let mut answer = match open_answer() {
+        Ok(port) => port,
+        Err(e) => {
+            eprintln!("dsi-bench-init: no second serial port: {e}");
+            switch_off();
+            return;
+        }
+    };
+    let last = match run(&mut answer) {
+        Ok(()) => "done".to_owned(),
+        Err(e) => format!("fault {}", e.to_string().replace('\n', "; ")),
+    };
+    if let Err(e) = writeln!(answer, "{last}").and_then(|()| answer.flush()) {
+        eprintln!("dsi-bench-init: cannot write the answer: {e}");
+    }
+    switch_off();
+}
+
+fn run(answer: &mut File) -> Result<(), Failure> {
+    let config = std::env::var("dsi_bench").map_err(|_| "the kernel's command line has no dsi_bench=")?;
+    match config.as_str() {
+        "bare" => {}
+        "hooks" => load_module(answer, "hooks_only=1")?,
+        other => return Err(format!("dsi_bench={other} is no configuration").into()),
+    }
+    std::thread::sleep(SETTLE);
+    measure(answer)
+}
+
+/// The workload, which writes its own lines.
+fn measure(answer: &File) -> Result<(), Failure> {
+    let status = Command::new("/workload")
+        .arg("measure")
+        .stdin(Stdio::null())
+        .stdout(answer.try_clone()?)
+        .status()
+        .map_err(|e| format!("the workload could not be executed: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("the workload ended with {status}").into()) }
+}
+
+fn load_module(answer: &mut File, parameters: &str) -> Result<(), Failure> {
+    let module = File::open("/dsm.ko")?;
+    let text = std::ffi::CString::new(parameters)?;
+    finit_module(&module, &text, 0).map_err(|e| format!("dsm.ko {parameters} was not loaded: {e}"))?;
+    writeln!(answer, "fact module dsm.ko {parameters}")?;
+    Ok(())
+}
+
+fn open_answer() -> Result<File, Failure> {
+    for (kind, place) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        std::fs::create_dir_all(place)?;
+        mount(kind, place, kind, MountFlags::empty(), None)?;
+    }
+    Ok(OpenOptions::new().write(true).open("/dev/ttyS1")?)
+}
+
+fn switch_off() {
+    if let Err(e) = reboot(RebootCommand::PowerOff) {
+        eprintln!("dsi-bench-init: cannot switch off: {e}");
+    }
+}

@@ -1,0 +1,84 @@
+//! `dsi-bench`, the host's side of `make bench-kernel`: boots the same guest once for each configuration,
+//! reads how many instructions each operation took, prints one table and writes it as JSON.
+//!
+//! It must never report a figure of a run that was not complete and checked: whatever is missing or strange
+//! in a guest's answer ends the whole run with a message and exit code 2.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+mod boot;
+mod cpio;
+mod outcome;
+mod table;
+
+use boot::Guest;
+use outcome::{Config, Fault, Outcome};
+
+const USAGE: &str = "usage: dsi-bench --kernel VMLINUZ --module DSM.KO --init PROGRAM --workload PROGRAM \
+--out DIRECTORY --release RELEASE --revision REVISION [--config bare,hooks,dsm]";
+
+/// What the command line asks for.
+struct Arguments {
+    guest: Guest,
+    out: PathBuf,
+    release: String,
+    revision: String,
+    configs: Vec<Config>,
+}
+
+fn main() -> ExitCode {
+    match arguments().and_then(|a| run(&a)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("error: {fault}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Fault> {
+    let outcomes = std::thread::scope(|scope| {
+        let guests: Vec<_> = arguments
+            .configs
+            .iter()
+            .map(|&config| scope.spawn(move || arguments.guest.run(config, &arguments.out)))
+            .collect();
+        guests
+            .into_iter()
+            .map(|guest| guest.join().expect("the thread of a guest does not panic"))
+            .collect::<Result<Vec<Outcome>, Fault>>()
+    })?;
+    let table = table::Table::new(&outcomes);
+    print!("{}", table.text(&arguments.release, &arguments.revision));
+    let file = arguments.out.join("kernel.json");
+    let json = table.json(&arguments.release, &arguments.revision);
+    std::fs::write(&file, json).map_err(|source| Fault::File { path: file, source })
+}
+
+fn arguments() -> Result<Arguments, Fault> {
+    let mut values = std::collections::BTreeMap::new();
+    let mut given = std::env::args().skip(1);
+    while let Some(name) = given.next() {
+        let value = given.next().ok_or_else(|| Fault::Usage(USAGE.into()))?;
+        values.insert(name, value);
+    }
+    let mut take = |name: &str| values.remove(name).ok_or_else(|| Fault::Usage(USAGE.into()));
+    let configs = take("--config").unwrap_or_else(|_| "bare,hooks,dsm".into());
+    let arguments = Arguments {
+        guest: Guest {
+            kernel: take("--kernel")?.into(),
+            module: take("--module")?.into(),
+            init: take("--init")?.into(),
+            workload: take("--workload")?.into(),
+        },
+        out: take("--out")?.into(),
+        release: take("--release")?,
+        revision: take("--revision")?,
+        configs: configs.split(',').map(str::parse).collect::<Result<_, _>>()?,
+    };
+    match values.keys().next() {
+        None => Ok(arguments),
+        Some(unknown) => Err(Fault::Usage(format!("{unknown} is unknown; {USAGE}"))),
+    }
+}
