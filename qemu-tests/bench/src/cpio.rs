@@ -25,10 +25,25 @@ impl Archive {
         let size = u32::try_from(content.len()).expect("a file of the initramfs is below 4 GiB");
         let name_size = u32::try_from(name.len() + 1).expect("names here are short");
         // ino, mode, uid, gid, nlink, mtime, filesize, devmajor, devminor, rdevmajor, rdevminor, namesize, check
-        let fields = [self.entries, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, name_size, 0];
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            0,
+            0,
+            name_size,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08X}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08X}").as_bytes());
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(0);
@@ -52,7 +67,9 @@ mod tests {
         archive.program("a", b"x");
         archive.program("longer", b"12345");
         let bytes = archive.finish();
-        let starts: Vec<usize> = (0..bytes.len()).filter(|&i| bytes[i..].starts_with(b"070701")).collect();
+        let starts: Vec<usize> = (0..bytes.len())
+            .filter(|&i| bytes[i..].starts_with(b"070701"))
+            .collect();
         assert_eq!(starts.len(), 3);
         assert!(starts.iter().all(|start| start % 4 == 0));
         assert_eq!(bytes.len() % 4, 0);

@@ -10,13 +10,15 @@ use std::process::ExitCode;
 mod boot;
 mod cpio;
 mod outcome;
+mod profile;
 mod table;
 
-use boot::Guest;
+use boot::{Guest, Profiler};
 use outcome::{Config, Fault, Outcome};
 
 const USAGE: &str = "usage: dsi-bench --kernel VMLINUZ --module DSM.KO --init PROGRAM --workload PROGRAM \
---out DIRECTORY --release RELEASE --revision REVISION [--config bare,hooks,dsm]";
+--out DIRECTORY --release RELEASE --revision REVISION [--config bare,hooks,dsm] \
+[--profile OPERATION --plugin SHARED-OBJECT --marks BEGIN,END]";
 
 /// What the command line asks for.
 struct Arguments {
@@ -49,6 +51,13 @@ fn run(arguments: &Arguments) -> Result<(), Fault> {
             .map(|guest| guest.join().expect("the thread of a guest does not panic"))
             .collect::<Result<Vec<Outcome>, Fault>>()
     })?;
+    if let Some(profiler) = &arguments.guest.profiler {
+        print!(
+            "{}",
+            profile::text(&outcomes, &profiler.operation, &arguments.out)?
+        );
+        return Ok(());
+    }
     let table = table::Table::new(&outcomes);
     print!("{}", table.text(&arguments.release, &arguments.revision));
     let file = arguments.out.join("kernel.json");
@@ -63,22 +72,58 @@ fn arguments() -> Result<Arguments, Fault> {
         let value = given.next().ok_or_else(|| Fault::Usage(USAGE.into()))?;
         values.insert(name, value);
     }
-    let mut take = |name: &str| values.remove(name).ok_or_else(|| Fault::Usage(USAGE.into()));
+    let mut take = |name: &str| {
+        values
+            .remove(name)
+            .ok_or_else(|| Fault::Usage(USAGE.into()))
+    };
     let configs = take("--config").unwrap_or_else(|_| "bare,hooks,dsm".into());
+    let profiler = match take("--profile") {
+        Ok(operation) => Some(Profiler {
+            plugin: take("--plugin")?.into(),
+            marks: marks(&take("--marks")?)?,
+            operation: known(operation)?,
+        }),
+        Err(_) => None,
+    };
     let arguments = Arguments {
         guest: Guest {
             kernel: take("--kernel")?.into(),
             module: take("--module")?.into(),
             init: take("--init")?.into(),
             workload: take("--workload")?.into(),
+            profiler,
         },
         out: take("--out")?.into(),
         release: take("--release")?,
         revision: take("--revision")?,
-        configs: configs.split(',').map(str::parse).collect::<Result<_, _>>()?,
+        configs: configs
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()?,
     };
     match values.keys().next() {
         None => Ok(arguments),
         Some(unknown) => Err(Fault::Usage(format!("{unknown} is unknown; {USAGE}"))),
     }
+}
+
+fn known(operation: String) -> Result<String, Fault> {
+    let names = outcome::OPERATIONS.map(|(name, _)| name);
+    if names.contains(&operation.as_str()) {
+        Ok(operation)
+    } else {
+        Err(Fault::Usage(format!(
+            "operation '{operation}' is none of {}",
+            names.join(", ")
+        )))
+    }
+}
+
+/// "BEGIN,END" in hexadecimal, as nm prints them.
+fn marks(text: &str) -> Result<(u64, u64), Fault> {
+    let hex = |word| u64::from_str_radix(word, 16).ok();
+    text.split_once(',')
+        .and_then(|(begin, end)| Some((hex(begin)?, hex(end)?)))
+        .ok_or_else(|| Fault::Usage(format!("--marks '{text}' is not BEGIN,END in hexadecimal")))
 }

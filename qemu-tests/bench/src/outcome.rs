@@ -33,7 +33,11 @@ impl FromStr for Config {
         [Self::Bare, Self::Hooks, Self::Dsm]
             .into_iter()
             .find(|config| config.name() == text)
-            .ok_or_else(|| Fault::Usage(format!("configuration '{text}' is none of bare, hooks, dsm")))
+            .ok_or_else(|| {
+                Fault::Usage(format!(
+                    "configuration '{text}' is none of bare, hooks, dsm"
+                ))
+            })
     }
 }
 
@@ -46,6 +50,8 @@ pub struct Cost {
     pub lowest: f64,
     /// Dearest batch.
     pub highest: f64,
+    /// How often the operation was done between the profiler's marks.
+    pub times: f64,
 }
 
 /// The complete answer of one guest.
@@ -57,6 +63,8 @@ pub struct Outcome {
     pub costs: BTreeMap<String, Cost>,
     /// What the guest says of its own set-up: module parameters, counters that moved.
     pub facts: BTreeMap<String, String>,
+    /// The guest's kernel symbols by address; only a guest that is profiled tells them.
+    pub symbols: BTreeMap<u64, String>,
 }
 
 /// Operations in the order of the table, and what each is.
@@ -108,10 +116,20 @@ pub enum Fault {
 
 impl Outcome {
     /// Reads a guest's answer. `Err` names the first thing that is wrong with it.
-    pub fn parse(config: Config, answer: &str) -> Result<Self, String> {
-        let mut outcome = Self { config, costs: BTreeMap::new(), facts: BTreeMap::new() };
+    /// With `only`, the guest measured that operation and no other.
+    pub fn parse(config: Config, only: Option<&str>, answer: &str) -> Result<Self, String> {
+        let mut outcome = Self {
+            config,
+            costs: BTreeMap::new(),
+            facts: BTreeMap::new(),
+            symbols: BTreeMap::new(),
+        };
         let mut done = false;
-        for line in answer.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        for line in answer
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+        {
             let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
             match kind {
                 "op" => {
@@ -122,6 +140,11 @@ impl Outcome {
                     let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
                     outcome.facts.insert(name.into(), value.into());
                 }
+                "symbol" => {
+                    let (address, name) =
+                        symbol(rest).ok_or_else(|| format!("cannot read '{line}'"))?;
+                    outcome.symbols.insert(address, name);
+                }
                 "done" => done = true,
                 "fault" => return Err(rest.into()),
                 _ => return Err(format!("cannot read '{line}'")),
@@ -131,7 +154,7 @@ impl Outcome {
             return Err("the guest ended before its work was done".into());
         }
         for (name, _) in OPERATIONS {
-            if !outcome.costs.contains_key(name) {
+            if only.is_none_or(|o| o == name) && !outcome.costs.contains_key(name) {
                 return Err(format!("the guest measured no {name}"));
             }
         }
@@ -139,11 +162,21 @@ impl Outcome {
     }
 }
 
+fn symbol(text: &str) -> Option<(u64, String)> {
+    let (address, name) = text.split_once(' ')?;
+    Some((u64::from_str_radix(address, 16).ok()?, name.to_owned()))
+}
+
 fn cost(text: &str) -> Option<(String, Cost)> {
     let mut words = text.split_whitespace();
     let name = words.next()?.to_owned();
     let mut number = || words.next()?.parse::<f64>().ok().filter(|n| *n > 0.0);
-    let cost = Cost { median: number()?, lowest: number()?, highest: number()? };
+    let cost = Cost {
+        median: number()?,
+        lowest: number()?,
+        highest: number()?,
+        times: number()?,
+    };
     words.next().is_none().then_some((name, cost))
 }
 
@@ -154,14 +187,14 @@ mod tests {
     fn complete() -> String {
         OPERATIONS
             .iter()
-            .map(|(name, _)| format!("op {name} 10.5 10.0 11.0\n"))
+            .map(|(name, _)| format!("op {name} 10.5 10.0 11.0 7\n"))
             .chain(["fact rules 7\n".into(), "done\n".into()])
             .collect()
     }
 
     #[test]
     fn a_complete_answer_is_taken() {
-        let outcome = Outcome::parse(Config::Bare, &complete()).unwrap();
+        let outcome = Outcome::parse(Config::Bare, None, &complete()).unwrap();
         assert_eq!(outcome.costs.len(), OPERATIONS.len());
         assert_eq!(outcome.facts["rules"], "7");
     }
@@ -169,24 +202,35 @@ mod tests {
     #[test]
     fn an_answer_that_breaks_off_is_refused() {
         let answer = complete().replace("done\n", "");
-        assert!(Outcome::parse(Config::Bare, &answer).unwrap_err().contains("ended before"));
+        assert!(
+            Outcome::parse(Config::Bare, None, &answer)
+                .unwrap_err()
+                .contains("ended before")
+        );
     }
 
     #[test]
     fn an_answer_without_one_of_the_operations_is_refused() {
-        let answer = complete().replace("op execve 10.5 10.0 11.0\n", "");
-        assert!(Outcome::parse(Config::Bare, &answer).unwrap_err().contains("execve"));
+        let answer = complete().replace("op execve 10.5 10.0 11.0 7\n", "");
+        assert!(
+            Outcome::parse(Config::Bare, None, &answer)
+                .unwrap_err()
+                .contains("execve")
+        );
     }
 
     #[test]
     fn a_fault_of_the_guest_is_refused_whatever_follows() {
         let answer = format!("fault nothing was verified\n{}", complete());
-        assert_eq!(Outcome::parse(Config::Dsm, &answer).unwrap_err(), "nothing was verified");
+        assert_eq!(
+            Outcome::parse(Config::Dsm, None, &answer).unwrap_err(),
+            "nothing was verified"
+        );
     }
 
     #[test]
     fn a_cost_of_nothing_is_refused() {
         let answer = complete().replace("op execve 10.5", "op execve 0.0");
-        assert!(Outcome::parse(Config::Bare, &answer).is_err());
+        assert!(Outcome::parse(Config::Bare, None, &answer).is_err());
     }
 }

@@ -70,9 +70,13 @@ impl<'a> Table<'a> {
             }
             operations.insert(name.into(), Value::Object(configs));
         }
-        let facts: Map<String, Value> =
-            self.outcomes.iter().map(|o| (o.config.name().into(), json!(o.facts))).collect();
-        let all = json!({"kernel": release, "revision": revision, "ops": operations, "guests": facts});
+        let facts: Map<String, Value> = self
+            .outcomes
+            .iter()
+            .map(|o| (o.config.name().into(), json!(o.facts)))
+            .collect();
+        let all =
+            json!({"kernel": release, "revision": revision, "ops": operations, "guests": facts});
         format!("{all:#}\n")
     }
 }

@@ -37,14 +37,34 @@ fn main() {
 }
 
 fn run(answer: &mut File) -> Result<(), Failure> {
-    let config = std::env::var("dsi_bench").map_err(|_| "the kernel's command line has no dsi_bench=")?;
+    let config =
+        std::env::var("dsi_bench").map_err(|_| "the kernel's command line has no dsi_bench=")?;
     match config.as_str() {
         "bare" => {}
         "hooks" => load_module(answer, "hooks_only=1")?,
         other => return Err(format!("dsi_bench={other} is no configuration").into()),
     }
     std::thread::sleep(SETTLE);
-    measure(answer)
+    measure(answer)?;
+    if std::env::var_os("dsi_bench_only").is_some() {
+        tell_symbols(answer)?;
+    }
+    Ok(())
+}
+
+/// Where each function of the kernel and its modules lies, for the profile of a single operation.
+fn tell_symbols(answer: &mut File) -> Result<(), Failure> {
+    let mut lines = String::new();
+    for symbol in std::fs::read_to_string("/proc/kallsyms")?.lines() {
+        let mut words = symbol.split_whitespace();
+        if let (Some(address), Some("t" | "T" | "w" | "W"), Some(name)) =
+            (words.next(), words.next(), words.next())
+        {
+            lines += &format!("symbol {address} {name}{}\n", words.next().unwrap_or(""));
+        }
+    }
+    answer.write_all(lines.as_bytes())?;
+    Ok(())
 }
 
 /// The workload, which writes its own lines.
@@ -55,13 +75,18 @@ fn measure(answer: &File) -> Result<(), Failure> {
         .stdout(answer.try_clone()?)
         .status()
         .map_err(|e| format!("the workload could not be executed: {e}"))?;
-    if status.success() { Ok(()) } else { Err(format!("the workload ended with {status}").into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("the workload ended with {status}").into())
+    }
 }
 
 fn load_module(answer: &mut File, parameters: &str) -> Result<(), Failure> {
     let module = File::open("/dsm.ko")?;
     let text = std::ffi::CString::new(parameters)?;
-    finit_module(&module, &text, 0).map_err(|e| format!("dsm.ko {parameters} was not loaded: {e}"))?;
+    finit_module(&module, &text, 0)
+        .map_err(|e| format!("dsm.ko {parameters} was not loaded: {e}"))?;
     writeln!(answer, "fact module dsm.ko {parameters}")?;
     Ok(())
 }
