@@ -1,0 +1,7 @@
+//! PhoneMania's entry point.
+fn main() -> std::process::ExitCode {
+    dsi_demo::finish(dsi_demo::entry_point::run(
+        dsi_demo::operator::Operator::PhoneMania,
+        std::env::args().skip(1),
+    ))
+}

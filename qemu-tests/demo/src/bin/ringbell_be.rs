@@ -1,0 +1,7 @@
+//! RingBell's back end.
+fn main() -> std::process::ExitCode {
+    dsi_demo::finish(dsi_demo::backend::run(
+        dsi_demo::operator::Operator::RingBell,
+        std::env::args().skip(1),
+    ))
+}

@@ -1,0 +1,58 @@
+//! Runs the QEMU suites: `cargo run -p dsi-qemu-tests -- --help`.
+
+use std::process::ExitCode;
+
+use dsi_qemu_tests::runner::{Options, run};
+use dsi_qemu_tests::suites::ALL;
+
+const USAGE: &str =
+    "usage: dsi-qemu-tests [--list] [--filter TEXT] [--kernel RELEASE] [--jobs N] [--no-build]
+Boots nodes in QEMU and runs the suites on them. Logs go to target/qemu/SUITE/NODE/.
+--list            tells the tests
+--filter TEXT     only tests whose 'suite/test' contains TEXT
+--kernel RELEASE  the stock kernel to run on (newest)
+--jobs N          suites at the same time (1)
+--no-build        takes the programs as they are
+exit code: 0 all passed, 1 a test failed, 2 usage, 3 the harness failed";
+
+fn main() -> ExitCode {
+    match options(std::env::args().skip(1)) {
+        Ok(Some(options)) => ExitCode::from(run(ALL, &options)),
+        Ok(None) => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("{message}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// The options of a command line; `None` if it asks for help.
+fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+    let mut options = Options {
+        kernel: "newest".into(),
+        filter: None,
+        list: false,
+        no_build: false,
+        jobs: 1,
+    };
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
+        match arg.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--list" => options.list = true,
+            "--no-build" => options.no_build = true,
+            "--filter" => options.filter = Some(value()?),
+            "--kernel" => options.kernel = value()?,
+            "--jobs" => {
+                options.jobs = value()?
+                    .parse()
+                    .map_err(|_| "--jobs: expected a number".to_owned())?
+            }
+            _ => return Err(format!("unknown argument '{arg}'")),
+        }
+    }
+    Ok(Some(options))
+}
