@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the audit needs of the kernel: rate limits, time, the current process, the multicast
+//! group. Any context but NMI.
+
+use super::bindings::{self, dsm_nl_blob, dsm_nl_event};
+use crate::audit::Denial;
+
+/// Where a denial is told.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Channel {
+    /// The kernel log.
+    Log = bindings::DSM_AUDIT_LOG,
+    /// The netlink group.
+    Event = bindings::DSM_AUDIT_EVENT,
+}
+
+/// Name of a process, zero-padded.
+pub(crate) type Comm = [u8; bindings::DSM_NL_COMM as usize];
+
+/// Sets up the rate limits. For the module's init, before anything is denied.
+pub(crate) fn init() {
+    // SAFETY: init is the only caller, and nothing asks yet.
+    unsafe { bindings::dsm_audit_init() };
+}
+
+/// Whether one more denial of this kind may be told.
+pub(crate) fn admit(channel: Channel, kind: u32) -> bool {
+    // SAFETY: any context but NMI.
+    unsafe { bindings::dsm_audit_admit(channel as u32, kind) }
+}
+
+/// Id and name of the current process.
+pub(crate) fn current() -> (u32, Comm) {
+    let mut comm = Comm::default();
+    // SAFETY: `comm` holds DSM_NL_COMM bytes.
+    let pid = unsafe { bindings::dsm_audit_current(comm.as_mut_ptr()) };
+    (pid, comm)
+}
+
+/// Whether anybody listens to events.
+pub(crate) fn listening() -> bool {
+    // SAFETY: any context.
+    unsafe { bindings::dsm_nl_listening() }
+}
+
+fn blob(text: &str) -> dsm_nl_blob {
+    dsm_nl_blob {
+        data: text.as_ptr(),
+        len: text.len() as u32,
+    }
+}
+
+/// Sends a denial to those who listen; false if it did not get out.
+pub(crate) fn send_denial(id: u64, denial: &Denial<'_>, version: u64, suppressed: u64) -> bool {
+    let event = dsm_nl_event {
+        id,
+        // SAFETY: any context.
+        time_ns: unsafe { bindings::dsm_audit_now() },
+        policy_version: version,
+        suppressed,
+        reason: denial.reason.number(),
+        class: denial.class.number(),
+        sscid: denial.source.scid.0,
+        ssnid: denial.source.snid.get(),
+        tscid: denial.target.scid.0,
+        tsnid: denial.target.snid.get(),
+        pid: denial.pid,
+        rule: denial.rule,
+        enforced: denial.enforced,
+        protocol: denial.protocol,
+        saddr: denial.saddr.to_be_bytes(),
+        daddr: denial.daddr.to_be_bytes(),
+        sport: denial.sport,
+        dport: denial.dport,
+        comm: denial.comm,
+        permission: blob(denial.permission),
+        hook: blob(denial.hook),
+        ..Default::default()
+    };
+    // SAFETY: the event and the text that it points at are valid for the call.
+    unsafe { bindings::dsm_nl_send_denial(&event) == 0 }
+}
+
+/// Tells those who listen that another policy is in force.
+pub(crate) fn send_policy_changed(id: u64, mode: u32, version: u64) {
+    let event = dsm_nl_event {
+        id,
+        // SAFETY: any context.
+        time_ns: unsafe { bindings::dsm_audit_now() },
+        policy_version: version,
+        mode,
+        ..Default::default()
+    };
+    // That nobody listens is no fault.
+    // SAFETY: the event is valid for the call.
+    let _ = unsafe { bindings::dsm_nl_send_policy_changed(&event) };
+}
