@@ -1,5 +1,6 @@
 //! A cluster: nodes that were booted together on one network.
 
+use std::any::Any;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
@@ -68,6 +69,8 @@ pub struct Cluster {
     pub switch: Switch,
     /// The images that the nodes run from.
     pub images: Images,
+    /// What one test of a suite leaves to the next.
+    pub kept: Option<Box<dyn Any + Send>>,
     dir: PathBuf,
     // The sockets' short path leads through this descriptor.
     _sockets: File,
@@ -128,6 +131,7 @@ impl Cluster {
             nodes,
             switch,
             images: images.clone(),
+            kept: None,
             dir: dir.to_owned(),
             _sockets: sockets,
         })

@@ -188,7 +188,7 @@ impl Payload {
             payload.add(GUEST_MODULE, build_module(release)?);
             payload.add(GUEST_SPEC, repository.join("proto/netlink/dsi.yaml"));
         }
-        for dir in ["docs/policies", "qemu-tests/policies"] {
+        for dir in ["dsp-schema/examples", "qemu-tests/policies"] {
             payload.add_dir(GUEST_POLICIES, &repository.join(dir))?;
         }
         Ok(payload)

@@ -8,12 +8,14 @@
 pub mod agent;
 pub mod cluster;
 pub mod console;
+pub mod control;
 pub mod fault;
 pub mod images;
 pub mod node;
 pub mod pcap;
 pub mod protocol;
 pub mod runner;
+pub mod scenario;
 pub mod suite;
 pub mod suites;
 pub mod switch;

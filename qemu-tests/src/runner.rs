@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NodeSpec};
 use crate::fault::{Failure, Fault};
 use crate::images::{Images, Payload, build_programs, program_dir};
 use crate::suite::{Need, Suite, Test, TestResult};
@@ -111,7 +111,14 @@ pub fn run(suites: &[Suite], options: &Options) -> u8 {
         println!("0 passed, 0 failed, 0 skipped");
         return 3;
     }
-    let counts = match prepare(&selected, options) {
+    let mut needs: Vec<Need> = selected
+        .iter()
+        .flat_map(|(suite, _)| suite.needs)
+        .copied()
+        .collect();
+    needs.sort();
+    needs.dedup();
+    let counts = match prepare(&needs, &options.kernel, options.no_build) {
         Ok(ready) => run_selected(selected, options.jobs, &ready),
         Err(fault) => {
             println!("FAULT {fault}");
@@ -139,7 +146,19 @@ struct Ready {
     _lock: File,
 }
 
-fn prepare(selected: &[(Suite, Vec<Test>)], options: &Options) -> Result<Ready, Fault> {
+/// Boots nodes for something that is not a suite, and runs it on them; logs go to `target/qemu/NAME`.
+pub fn boot_for(
+    name: &str,
+    nodes: &[NodeSpec],
+    needs: &[Need],
+    run: impl FnOnce(&mut Cluster) -> TestResult,
+) -> TestResult {
+    let ready = prepare(needs, "newest", false)?;
+    let mut cluster = Cluster::boot(nodes, &ready.images, &ready.payload, &ready.dir.join(name))?;
+    run(&mut cluster)
+}
+
+fn prepare(needs: &[Need], kernel: &str, no_build: bool) -> Result<Ready, Fault> {
     let programs = program_dir()?;
     let dir = programs.parent().unwrap_or(&programs).join("qemu");
     fs::create_dir_all(&dir).map_err(Fault::host("create", &dir))?;
@@ -149,18 +168,11 @@ fn prepare(selected: &[(Suite, Vec<Test>)], options: &Options) -> Result<Ready, 
         eprintln!("waiting for another run that uses {}", dir.display());
         lock.lock().map_err(Fault::host("lock", &path))?;
     }
-    let mut needs: Vec<Need> = selected
-        .iter()
-        .flat_map(|(suite, _)| suite.needs)
-        .copied()
-        .collect();
-    needs.sort();
-    needs.dedup();
-    if !options.no_build {
-        build_programs(&needs)?;
+    if !no_build {
+        build_programs(needs)?;
     }
-    let images = Images::prepare(&options.kernel)?;
-    let payload = Payload::for_needs(&needs, &images.release)?.image(&dir)?;
+    let images = Images::prepare(kernel)?;
+    let payload = Payload::for_needs(needs, &images.release)?.image(&dir)?;
     Ok(Ready {
         images,
         payload,
