@@ -55,8 +55,6 @@ pub enum FaultKind {
         /// Its offset.
         offset: usize,
     },
-    /// Elements nested deeper than any DSP's.
-    TooDeep,
     /// Not well-formed XML.
     Syntax {
         /// What the XML parser says.
@@ -249,7 +247,6 @@ impl FaultKind {
         match self {
             Self::TooLarge { .. } => "too-large",
             Self::NotUtf8 { .. } => "not-utf8",
-            Self::TooDeep => "too-deep",
             Self::Syntax { .. } => "syntax",
             Self::WrongRoot { .. } => "wrong-root",
             Self::UnknownElement { .. } => "unknown-element",
@@ -290,7 +287,6 @@ impl FaultKind {
                 )
             }
             Self::NotUtf8 { offset } => format!("byte {offset} is not UTF-8"),
-            Self::TooDeep => "elements are nested deeper than in any DSP".into(),
             Self::Syntax { message } => format!("not well-formed XML: {message}"),
             Self::WrongRoot { found, namespace } => match namespace {
                 Some(namespace) => {
@@ -369,7 +365,6 @@ impl FaultKind {
         match self {
             Self::TooLarge { .. } => "leave out what repeats, or use port ranges and named zones".into(),
             Self::NotUtf8 { .. } => "save the file as UTF-8".into(),
-            Self::TooDeep => "rules stand in <rules>, and their values directly in them".into(),
             Self::Syntax { .. } => {
                 "see that each start tag has its end tag, attribute values are in quotes, and & and < are written \
                  &amp; and &lt;; DTDs and entities are not accepted"
