@@ -5,6 +5,13 @@
 
 use kernel::prelude::*;
 
+mod audit;
+mod counters;
+#[path = "engine/src/engine/mod.rs"]
+mod engine;
+mod hooks;
+mod netlink;
+mod state;
 mod sys;
 
 module! {
@@ -15,31 +22,89 @@ module! {
     license: "GPL",
 }
 
-/// The loaded module.
+/// The loaded module. Fields are dropped in their order, which is that of unloading.
 struct Dsm {
-    hooks: Option<sys::lsm::Claimed>,
+    _family: netlink::Family,
+    _hooks: Hooks,
+    _state: netlink::State,
+}
+
+/// Hooks and labelling, as long as it lives.
+struct Hooks {
+    claimed: Option<sys::lsm::Claimed>,
+    out: Option<sys::net::Out>,
+    _tables: Tables,
+}
+
+/// The tables of tasks and sockets.
+struct Tables;
+
+impl Tables {
+    fn new() -> Result<Self> {
+        sys::lsm::prepare();
+        state::tasks::init()?;
+        let tables = Self;
+        state::sockets::init()?;
+        Ok(tables)
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        state::sockets::exit();
+        state::tasks::exit();
+    }
+}
+
+impl Hooks {
+    /// Packets are labelled before any is refused for the lack of a label.
+    fn start() -> Result<Self> {
+        let found = sys::lsm::find()?;
+        let tables = Tables::new()?;
+        let out = if sys::params::hooks_only() {
+            None
+        } else {
+            Some(sys::net::Out::register()?)
+        };
+        Ok(Self {
+            claimed: Some(found.claim()),
+            out,
+            _tables: tables,
+        })
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        // Nothing reserves room any more, then the room is taken back; packets go on being
+        // labelled by insertion until nothing is refused any more.
+        state::close();
+        state::sockets::unreserve_all();
+        let Some(claimed) = self.claimed.take() else {
+            return;
+        };
+        let disabled = claimed.disable();
+        self.out = None;
+        disabled.release();
+    }
 }
 
 impl kernel::Module for Dsm {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        let found = sys::lsm::find()?;
-        let hooks = found.claim();
-        pr_info!(
-            "loaded, {} hooks, enrolled={} hooks_only={} anchor={:?}\n",
-            sys::lsm::names().count(),
-            sys::params::enrolled(),
-            sys::params::hooks_only(),
-            sys::params::anchor()
-        );
-        Ok(Dsm { hooks: Some(hooks) })
+        let state = netlink::State::new()?;
+        let hooks = Hooks::start()?;
+        let family = netlink::Family::register()?;
+        pr_info!("loaded, {} hooks\n", sys::lsm::names().count());
+        Ok(Self {
+            _family: family,
+            _hooks: hooks,
+            _state: state,
+        })
     }
 }
 
 impl Drop for Dsm {
     fn drop(&mut self) {
-        if let Some(hooks) = self.hooks.take() {
-            hooks.disable().release();
-        }
-        pr_info!("unloaded\n");
+        pr_info!("unloading\n");
     }
 }

@@ -9,18 +9,19 @@ pub(crate) mod text;
 pub(crate) mod transfer;
 
 use crate::audit;
-use crate::engine::{Mode, SnId};
+use crate::engine::{Mode, ScId, SnId};
 use crate::state::{
     self,
     keys::Key,
     nodes::{self, Map, NodeSet, Shown, MOST_ADDRESSES},
-    policy,
+    policy, sockets, tasks,
 };
 use crate::sys::{
     addrs, cms,
     genl::{self, attribute},
-    lock, params,
+    lock, params, ptrmap,
     secret::Secret,
+    task::TaskRef,
 };
 use kernel::{alloc::KVec, prelude::*};
 use refusal::{errno, Refusal};
@@ -106,6 +107,10 @@ pub(crate) struct Status {
     pub(crate) key_epoch: u32,
     /// Nodes in the map.
     pub(crate) nodes: usize,
+    /// Tasks with a ScID of their own.
+    pub(crate) tasks: u64,
+    /// Sockets with an entry.
+    pub(crate) sockets: u64,
     /// Whether there is an anchor.
     pub(crate) anchor: bool,
 }
@@ -122,6 +127,8 @@ pub(crate) fn status() -> Status {
         cluster: map.as_ref().and_then(|map| map.cluster().copied()),
         key_epoch: map.as_ref().map_or(0, |map| map.key_epoch()),
         nodes: map.as_ref().map_or(0, |map| map.count()),
+        tasks: tasks::count(),
+        sockets: sockets::count(),
         anchor: cms::has_anchor(),
     }
 }
@@ -297,4 +304,14 @@ pub(crate) fn key_set(
     let epoch = need(epoch, attribute::KEY_EPOCH, "epoch")?;
     let secret = secret.map(|bytes| Secret::new(*bytes));
     change(|map| map.set_key(epoch, secret, activate))
+}
+
+/// `task-get`. Any context.
+pub(crate) fn task_get(task: TaskRef<'_>) -> ScId {
+    ptrmap::read(|held| tasks::scid(task, held))
+}
+
+/// `task-set`: all threads of the task's process.
+pub(crate) fn task_set(task: TaskRef<'_>, scid: ScId) -> Result {
+    tasks::set_process(task, scid)
 }

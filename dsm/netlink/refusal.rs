@@ -45,7 +45,7 @@ pub(crate) enum Refusal {
     SignatureForeign,
     /// The signature is no CMS that the kernel reads.
     SignatureUnreadable { error: i32 },
-    /// The image is no valid one.
+    /// The image is no valid one. The fix comes first: what does not fit may then be cut off.
     Image {
         offset: usize,
         expected: &'static str,
@@ -225,7 +225,7 @@ impl fmt::Display for Refusal {
             ),
             Self::NoCluster => write!(f, "the node has no cluster yet: config-set cluster first"),
             Self::SignatureWrong => {
-                write!(f, "signature is not over this image: sign these very bytes")
+                write!(f, "signature is not over this image: sign these very bytes, -noattr")
             }
             Self::SignatureForeign => write!(
                 f,
@@ -241,14 +241,14 @@ impl fmt::Display for Refusal {
                 found,
             } => write!(
                 f,
-                "image byte {offset}: {found}, expected {expected}: recompile"
+                "recompile; image byte {offset}: expected {expected}, found {found}"
             ),
             Self::OtherCluster { found } => {
-                write!(f, "header field cluster: policy is for ")?;
+                write!(f, "header field cluster is ")?;
                 for byte in found.iter().take(4) {
                     write!(f, "{byte:02x}")?;
                 }
-                write!(f, "-..., another cluster: compile for ours")
+                write!(f, "-..., not ours: compile for this cluster")
             }
             Self::VersionNotRising { found, in_force } => write!(
                 f,

@@ -4,59 +4,305 @@
 //! the answer into an errno. No policy here, and no loop.
 
 use super::bindings;
+use super::net::{Departure, Packet, SockRef, SockView};
+use super::ptrmap::{self, Context, Held};
+use super::task::{Program, TaskRef};
+use crate::engine::ScId;
+use crate::hooks::{arrival, departure, exec, option, socket, Verdict};
+use crate::state::tasks;
+use core::ptr::null;
 use kernel::ffi::{c_char, c_int, c_void};
+use kernel::prelude::*;
+use kernel::str::CStrExt;
 
-/// Defines entry points and checks each against its declaration in `hooks.h`, which the C side
-/// checks against the kernel's.
+fn errno(verdict: Verdict, error: Error) -> c_int {
+    match verdict {
+        Ok(()) => 0,
+        Err(_) => error.to_errno(),
+    }
+}
+
+fn status(result: Result) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// A call on a socket, with a message or an address; other sockets than TCP's and UDP's pass.
+///
+/// # Safety
+///
+/// The pointers are those of a socket hook that is running; `msg` and `address` may be null.
+#[inline(always)]
+unsafe fn on_socket(
+    sock: *const bindings::socket,
+    msg: *const bindings::msghdr,
+    address: *const bindings::sockaddr,
+    len: c_int,
+    error: Error,
+    ask: impl FnOnce(&SockView<'_>) -> Verdict,
+) -> c_int {
+    // SAFETY: by the caller's promise.
+    match unsafe { SockView::from_raw(sock, msg, address, len) } {
+        Some(view) => errno(ask(&view), error),
+        None => 0,
+    }
+}
+
+/// A socket that the module mediates.
+///
+/// # Safety
+///
+/// `sk` is null or a socket that is not freed while the value lives.
+unsafe fn mediated<'a>(sk: *const bindings::sock) -> Option<SockRef<'a>> {
+    // SAFETY: by the caller's promise.
+    let sk = unsafe { bindings::dsm_sock_mediated(sk) };
+    // SAFETY: by the caller's promise.
+    (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) })
+}
+
+/// An attribute's name.
+///
+/// # Safety
+///
+/// `name` is a NUL-terminated string.
+unsafe fn on_attribute(name: *const c_char) -> c_int {
+    // SAFETY: by the caller's promise.
+    errno(option::attribute(unsafe { CStr::from_char_ptr(name) }), EPERM)
+}
+
+/// Defines entry points and checks each against its declaration in a header of the shim; that of
+/// a hook the C side checks against the kernel's.
 macro_rules! entries {
-    ($(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {$(
+    ($(fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => {$(
         #[no_mangle]
-        extern "C" fn $name($($arg: $ty),*) $(-> $ret)? $body
+        unsafe extern "C" fn $name($($arg: $ty),*) $(-> $ret)? $body
         const _: unsafe extern "C" fn($($ty),*) $(-> $ret)? = bindings::$name;
     )*};
 }
 
 entries! {
-    fn dsm_hook_task_free(_task: *mut bindings::task_struct) {}
+    fn dsm_hook_task_free(task: *mut bindings::task_struct) {
+        // SAFETY: the task is freed only after the hook.
+        exec::ended(unsafe { TaskRef::from_raw(task) });
+    }
 
-    fn dsm_hook_task_alloc(_task: *mut bindings::task_struct, _clone_flags: u64) -> c_int { 0 }
+    fn dsm_hook_task_alloc(task: *mut bindings::task_struct, _flags: u64) -> c_int {
+        // SAFETY: the task is being made.
+        status(exec::cloned(unsafe { TaskRef::from_raw(task) }))
+    }
 
-    fn dsm_hook_sk_free_security(_sk: *mut bindings::sock) {}
+    fn dsm_hook_sk_free_security(sk: *mut bindings::sock) {
+        // SAFETY: the socket is freed only after the hook.
+        crate::state::sockets::forget(unsafe { SockRef::from_raw(sk) });
+    }
 
-    fn dsm_hook_bprm_creds_from_file(_bprm: *mut bindings::linux_binprm, _file: *const bindings::file) -> c_int { 0 }
+    fn dsm_hook_bprm_creds_from_file(
+        bprm: *mut bindings::linux_binprm,
+        file: *const bindings::file,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        errno(exec::execute(&unsafe { Program::from_raw(bprm, file) }), EACCES)
+    }
 
-    fn dsm_hook_bprm_committed_creds(_bprm: *const bindings::linux_binprm) {}
+    fn dsm_hook_bprm_committed_creds(_bprm: *const bindings::linux_binprm) {
+        exec::executed();
+    }
 
-    fn dsm_hook_inode_setxattr(_idmap: *mut bindings::mnt_idmap, _dentry: *mut bindings::dentry, _name: *const c_char, _value: *const c_void, _size: usize, _flags: c_int) -> c_int { 0 }
+    fn dsm_hook_inode_setxattr(
+        _idmap: *mut bindings::mnt_idmap,
+        _dentry: *mut bindings::dentry,
+        name: *const c_char,
+        _value: *const c_void,
+        _size: usize,
+        _flags: c_int,
+    ) -> c_int {
+        // SAFETY: an attribute's name is a string.
+        unsafe { on_attribute(name) }
+    }
 
-    fn dsm_hook_inode_removexattr(_idmap: *mut bindings::mnt_idmap, _dentry: *mut bindings::dentry, _name: *const c_char) -> c_int { 0 }
+    fn dsm_hook_inode_removexattr(
+        _idmap: *mut bindings::mnt_idmap,
+        _dentry: *mut bindings::dentry,
+        name: *const c_char,
+    ) -> c_int {
+        // SAFETY: an attribute's name is a string.
+        unsafe { on_attribute(name) }
+    }
 
-    fn dsm_hook_socket_setsockopt(_sock: *mut bindings::socket, _level: c_int, _optname: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_setsockopt(
+        sock: *mut bindings::socket,
+        level: c_int,
+        optname: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        unsafe {
+            on_socket(sock, null(), null(), 0, EPERM, |view| {
+                option::set(view, level, optname)
+            })
+        }
+    }
 
-    fn dsm_hook_socket_getsockopt(_sock: *mut bindings::socket, _level: c_int, _optname: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_getsockopt(
+        sock: *mut bindings::socket,
+        level: c_int,
+        optname: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        unsafe {
+            on_socket(sock, null(), null(), 0, ENOPROTOOPT, |view| {
+                option::get(view, level, optname)
+            })
+        }
+    }
 
-    fn dsm_hook_inet_csk_clone(_newsk: *mut bindings::sock, _req: *const bindings::request_sock) {}
+    fn dsm_hook_sk_clone_security(sk: *const bindings::sock, newsk: *mut bindings::sock) {
+        // SAFETY: both live while one is cloned from the other.
+        if let (Some(parent), true) = (unsafe { mediated(sk) }, !newsk.is_null()) {
+            // SAFETY: as above.
+            socket::cloned(parent, unsafe { SockRef::from_raw(newsk) });
+        }
+    }
 
-    fn dsm_hook_inet_conn_request(_sk: *const bindings::sock, _skb: *mut bindings::sk_buff, _req: *mut bindings::request_sock) -> c_int { 0 }
+    fn dsm_hook_inet_csk_clone(
+        newsk: *mut bindings::sock,
+        req: *const bindings::request_sock,
+    ) {
+        // SAFETY: the socket has just been made and is not shown to anybody yet.
+        if let Some(child) = unsafe { mediated(newsk) } {
+            // SAFETY: the request is that of the socket, and lives while the hook runs.
+            let from = unsafe { bindings::dsm_request_peer(req) };
+            // SAFETY: as above; the socket takes its options from it after this hook.
+            socket::connection(child, from, || unsafe { bindings::dsm_reserve_child(req) });
+        }
+    }
 
-    fn dsm_hook_mptcp_add_subflow(_sk: *mut bindings::sock, _ssk: *mut bindings::sock) -> c_int { 0 }
+    fn dsm_hook_mptcp_add_subflow(sk: *mut bindings::sock, ssk: *mut bindings::sock) -> c_int {
+        // SAFETY: both live while one becomes a part of the other.
+        unsafe { socket::adopt_part(SockRef::from_raw(sk), SockRef::from_raw(ssk)) };
+        0
+    }
 
-    fn dsm_hook_socket_create(_family: c_int, _type: c_int, _protocol: c_int, _kern: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_create(
+        family: c_int,
+        kind: c_int,
+        protocol: c_int,
+        kern: c_int,
+    ) -> c_int {
+        errno(socket::create(family, kind, protocol, kern != 0), EACCES)
+    }
 
-    fn dsm_hook_socket_post_create(_sock: *mut bindings::socket, _family: c_int, _type: c_int, _protocol: c_int, _kern: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_post_create(
+        sock: *mut bindings::socket,
+        _family: c_int,
+        _kind: c_int,
+        _protocol: c_int,
+        kern: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        match unsafe { SockView::from_raw(sock, null(), null(), 0) } {
+            Some(view) => status(socket::created(view.sock(), kern != 0)),
+            None => 0,
+        }
+    }
 
-    fn dsm_hook_socket_bind(_sock: *mut bindings::socket, _address: *mut bindings::sockaddr, _addrlen: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_bind(
+        sock: *mut bindings::socket,
+        address: *mut bindings::sockaddr,
+        len: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments; the address is the kernel's copy.
+        unsafe { on_socket(sock, null(), address, len, EACCES, socket::bind) }
+    }
 
-    fn dsm_hook_socket_connect(_sock: *mut bindings::socket, _address: *mut bindings::sockaddr, _addrlen: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_connect(
+        sock: *mut bindings::socket,
+        address: *mut bindings::sockaddr,
+        len: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments; the address is the kernel's copy.
+        unsafe { on_socket(sock, null(), address, len, EACCES, socket::connect) }
+    }
 
-    fn dsm_hook_socket_listen(_sock: *mut bindings::socket, _backlog: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_listen(sock: *mut bindings::socket, _backlog: c_int) -> c_int {
+        // SAFETY: the hook's arguments.
+        unsafe { on_socket(sock, null(), null(), 0, EACCES, socket::listen) }
+    }
 
-    fn dsm_hook_socket_accept(_sock: *mut bindings::socket, _newsock: *mut bindings::socket) -> c_int { 0 }
+    fn dsm_hook_socket_accept(
+        sock: *mut bindings::socket,
+        _newsock: *mut bindings::socket,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        unsafe { on_socket(sock, null(), null(), 0, EACCES, socket::accept) }
+    }
 
-    fn dsm_hook_socket_sendmsg(_sock: *mut bindings::socket, _msg: *mut bindings::msghdr, _size: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_sendmsg(
+        sock: *mut bindings::socket,
+        msg: *mut bindings::msghdr,
+        _size: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments; the message's address is the kernel's copy.
+        unsafe { on_socket(sock, msg, null(), 0, EACCES, socket::send) }
+    }
 
-    fn dsm_hook_socket_recvmsg(_sock: *mut bindings::socket, _msg: *mut bindings::msghdr, _size: c_int, _flags: c_int) -> c_int { 0 }
+    fn dsm_hook_socket_recvmsg(
+        sock: *mut bindings::socket,
+        _msg: *mut bindings::msghdr,
+        _size: c_int,
+        _flags: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        unsafe { on_socket(sock, null(), null(), 0, EACCES, socket::receive) }
+    }
 
-    fn dsm_hook_socket_sock_rcv_skb(_sk: *mut bindings::sock, _skb: *mut bindings::sk_buff) -> c_int { 0 }
+    fn dsm_hook_socket_sock_rcv_skb(
+        sk: *mut bindings::sock,
+        skb: *mut bindings::sk_buff,
+    ) -> c_int {
+        let mut packet = bindings::dsm_packet::default();
+        // SAFETY: the hook's arguments.
+        let kind = unsafe { bindings::dsm_arrival(sk, skb, &mut packet) };
+        if kind == bindings::DSM_ARRIVAL_FOREIGN {
+            return 0;
+        }
+        let ipv4 = kind == bindings::DSM_ARRIVAL_IPV4;
+        // SAFETY: filled in above; the packet lives while the hook runs.
+        let packet = unsafe { Packet::from_raw(&packet, ipv4) };
+        ptrmap::read(|held| {
+            // SAFETY: the socket lives while the hook runs.
+            errno(arrival::arrival(unsafe { SockRef::from_raw(sk) }, &packet, held), EACCES)
+        })
+    }
 
+    fn dsm_departure(
+        sk: *const bindings::sock,
+        packet: *const bindings::dsm_packet,
+        label: *mut u8,
+    ) -> u32 {
+        // SAFETY: the shim filled the packet in, and it lives while the hook runs.
+        let packet = unsafe { Packet::from_raw(&*packet, true) };
+        // SAFETY: the socket, if there is one, is the packet's and lives while the hook runs.
+        let sock = (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) });
+        // SAFETY: netfilter hooks run under the RCU read lock.
+        let held = unsafe { Held::assume() };
+        match departure::departure(sock, &packet, &held) {
+            Departure::Bare => bindings::DSM_OUT_BARE,
+            Departure::Label([a, b, c]) => {
+                // SAFETY: the shim's buffer has room for a label's 20 bytes, at any alignment.
+                unsafe {
+                    label.cast::<u64>().write_unaligned(a);
+                    label.add(8).cast::<u64>().write_unaligned(b);
+                    label.add(16).cast::<u32>().write_unaligned(c as u32);
+                }
+                bindings::DSM_OUT_LABEL
+            }
+        }
+    }
+
+    fn dsm_on_thread(thread: *const bindings::task_struct, scid: u32) -> c_int {
+        // SAFETY: the shim holds the RCU read lock, so the thread is not freed.
+        status(tasks::set(unsafe { TaskRef::from_raw(thread) }, ScId(scid), Context::Atomic))
+    }
 }

@@ -114,14 +114,14 @@ static int put_text(struct sk_buff *skb, int attr, const u8 *text, u32 len)
 	return 0;
 }
 
-static int put_counter(struct sk_buff *skb, const struct dsm_nl_blob *name, u64 value)
+static int put_counter(struct sk_buff *skb, const struct dsm_nl_counter *counter)
 {
 	struct nlattr *nest = nla_nest_start(skb, DSI_A_STATUS_COUNTER);
 
 	if (!nest)
 		return -EMSGSIZE;
-	if (put_text(skb, DSI_A_COUNTER_NAME, name->data, name->len) ||
-	    put_u64(skb, DSI_A_COUNTER_VALUE, value)) {
+	if (nla_put_string(skb, DSI_A_COUNTER_NAME, (const char *)counter->name) ||
+	    put_u64(skb, DSI_A_COUNTER_VALUE, counter->value)) {
 		nla_nest_cancel(skb, nest);
 		return -EMSGSIZE;
 	}
@@ -129,11 +129,18 @@ static int put_counter(struct sk_buff *skb, const struct dsm_nl_blob *name, u64 
 	return 0;
 }
 
+static int put_hook(struct sk_buff *skb, unsigned int i)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "%s:%u", dsm_slots_name(i), dsm_slots_index(i));
+	return nla_put_string(skb, DSI_A_STATUS_HOOKS, text);
+}
+
 static int put_status(struct sk_buff *skb, const struct dsm_nl_status *status)
 {
-	struct dsm_nl_blob name;
+	struct dsm_nl_counter counter = {};
 	unsigned int i;
-	u64 value;
 
 	if (nla_put_string(skb, DSI_A_STATUS_MODULE_VERSION, THIS_MODULE->version ?: "") ||
 	    nla_put_u32(skb, DSI_A_STATUS_MODE, status->mode) ||
@@ -149,10 +156,10 @@ static int put_status(struct sk_buff *skb, const struct dsm_nl_status *status)
 	    nla_put_u8(skb, DSI_A_STATUS_ANCHOR, status->anchor))
 		return -EMSGSIZE;
 	for (i = 0; i < dsm_slots_count(); i++)
-		if (nla_put_string(skb, DSI_A_STATUS_HOOKS, dsm_slots_name(i)))
+		if (put_hook(skb, i))
 			return -EMSGSIZE;
-	for (i = 0; dsm_nl_on_counter(i, &name, &value); i++)
-		if (put_counter(skb, &name, value))
+	for (i = 0; dsm_nl_on_counter(i, &counter); i++)
+		if (put_counter(skb, &counter))
 			return -EMSGSIZE;
 	return 0;
 }
@@ -733,3 +740,5 @@ void dsm_nl_unregister(void)
 	genl_unregister_family(&family);
 	netlink_unregister_notifier(&netlink_block);
 }
+
+MODULE_VERSION("0.1.0");

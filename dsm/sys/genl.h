@@ -157,6 +157,11 @@ struct dsm_nl_status {
 	bool anchor;
 	};
 
+struct dsm_nl_counter {
+	u8 name[48]; /* text, terminated */
+	u64 value;
+};
+
 struct dsm_nl_config {
 	struct dsm_nl_u32 snid;
 	struct dsm_nl_blob cluster;
@@ -243,7 +248,7 @@ void dsm_addrs_unwatch(void);
  * fault in the latter case. All run in process context and may sleep, unless they say otherwise.
  */
 void dsm_nl_on_status(struct dsm_nl_status *status);
-bool dsm_nl_on_counter(u32 index, struct dsm_nl_blob *name, u64 *value);
+bool dsm_nl_on_counter(u32 index, struct dsm_nl_counter *counter);
 int dsm_nl_on_config(const struct dsm_nl_config *request, struct dsm_nl_fault *fault);
 int dsm_nl_on_policy_begin(const struct dsm_nl_port *port, const struct dsm_nl_u32 *size,
 			   struct dsm_nl_fault *fault);

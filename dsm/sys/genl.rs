@@ -4,6 +4,9 @@
 //! `crate::netlink`; the answers go back the same way. Each runs in process context.
 
 use super::bindings::{self, dsm_nl_blob, dsm_nl_fault, dsm_nl_port, dsm_nl_u32};
+use super::task::TaskRef;
+use crate::counters;
+use crate::engine::ScId;
 use crate::netlink::{self, refusal::Refusal, text::Text, transfer::Port};
 use kernel::{error::to_result, ffi::c_int, prelude::*};
 
@@ -125,7 +128,29 @@ commands! {
         }
         to.key_epoch = from.key_epoch;
         to.nodes = from.nodes as u32;
+        to.tasks = from.tasks;
+        to.sockets = from.sockets;
         to.anchor = from.anchor;
+    }
+
+    /// # Safety
+    ///
+    /// `counter` is `genl.c`'s, valid and its alone.
+    fn dsm_nl_on_counter(index: u32, counter: *mut bindings::dsm_nl_counter) -> bool {
+        let Some((prefix, name)) = counters::name(index) else {
+            return false;
+        };
+        // SAFETY: as promised.
+        let to = unsafe { &mut *counter };
+        to.name.fill(0);
+        // The last byte stays zero.
+        let last = to.name.len() - 1;
+        let text = Iterator::chain(prefix.bytes(), name.bytes());
+        for (to, from) in to.name.iter_mut().take(last).zip(text) {
+            *to = from;
+        }
+        to.value = counters::value(index);
+        true
     }
 
     /// # Safety
@@ -238,5 +263,22 @@ commands! {
         // SAFETY: as promised.
         let secret = unsafe { sixteen(&request.secret) };
         answer(netlink::key_set(number(&request.epoch), secret, request.active), "key-set", fault)
+    }
+
+    /// # Safety
+    ///
+    /// The task is not freed during the call. May be called under `rcu_read_lock`.
+    fn dsm_nl_on_task_get(task: *const bindings::task_struct) -> u32 {
+        // SAFETY: as promised.
+        netlink::task_get(unsafe { TaskRef::from_raw(task) }).0
+    }
+
+    /// # Safety
+    ///
+    /// The caller holds a reference on the task.
+    fn dsm_nl_on_task_set(task: *const bindings::task_struct, scid: u32) -> c_int {
+        // SAFETY: as promised.
+        let set = netlink::task_set(unsafe { TaskRef::from_raw(task) }, ScId(scid));
+        set.map_or_else(|error| error.to_errno(), |()| 0)
     }
 }

@@ -30,8 +30,8 @@ struct task_struct;
 	H(inode_removexattr)					\
 	H(socket_setsockopt)					\
 	H(socket_getsockopt)					\
+	H(sk_clone_security)					\
 	H(inet_csk_clone)					\
-	H(inet_conn_request)					\
 	H(mptcp_add_subflow)					\
 	H(socket_create)					\
 	H(socket_post_create)					\
@@ -53,9 +53,8 @@ int dsm_hook_inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, cons
 int dsm_hook_inode_removexattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name);
 int dsm_hook_socket_setsockopt(struct socket *sock, int level, int optname);
 int dsm_hook_socket_getsockopt(struct socket *sock, int level, int optname);
+void dsm_hook_sk_clone_security(const struct sock *sk, struct sock *newsk);
 void dsm_hook_inet_csk_clone(struct sock *newsk, const struct request_sock *req);
-int dsm_hook_inet_conn_request(const struct sock *sk, struct sk_buff *skb,
-			       struct request_sock *req);
 int dsm_hook_mptcp_add_subflow(struct sock *sk, struct sock *ssk);
 int dsm_hook_socket_create(int family, int type, int protocol, int kern);
 int dsm_hook_socket_post_create(struct socket *sock, int family, int type, int protocol, int kern);

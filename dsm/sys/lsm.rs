@@ -13,8 +13,14 @@ pub(crate) struct Found(());
 ///
 /// # Invariants
 ///
-/// Made only by [`Found::claim`]; dropping it ends the calls and gives the slots back.
+/// Made only by [`Found::claim`].
 pub(crate) struct Claimed(());
+
+/// Sets up the shim's locks, before the first table.
+pub(crate) fn prepare() {
+    // SAFETY: the module's init is the only caller, and nobody takes a lock yet.
+    unsafe { bindings::dsm_mem_init() };
+}
 
 /// Looks for a vacant slot for each hook; says which hook has none.
 pub(crate) fn find() -> Result<Found> {
@@ -73,10 +79,16 @@ impl Claimed {
 impl Disabled {
     /// Waits for those still inside, then gives the slots back.
     pub(crate) fn release(self) {
-        // SAFETY: `disable` came first; the shim's order is grace periods, then release.
+        // SAFETY: `disable` came first. Whoever is inside without sleeping is waited for by the
+        // grace periods, whoever sleeps by its count, and whoever returns from sleeping by the
+        // last grace period; kfree_rcu has nothing of the module's to call, but the tables are to
+        // be freed after the last of its entries.
         unsafe {
             bindings::dsm_slots_quiesce();
             bindings::dsm_slots_release();
+            bindings::dsm_sleepers_wait();
+            bindings::dsm_slots_quiesce();
+            bindings::dsm_barrier();
         }
     }
 }

@@ -13,6 +13,20 @@
 pub(crate) mod bindings {
     include!(env!("DSM_BINDINGS"));
 }
+pub(crate) mod addrs;
+pub(crate) mod audit;
+pub(crate) mod cms;
+pub(crate) mod count;
 mod entry;
+pub(crate) mod genl;
+pub(crate) mod lock;
 pub(crate) mod lsm;
+pub(crate) mod net;
 pub(crate) mod params;
+pub(crate) mod prf;
+pub(crate) mod ptrmap;
+pub(crate) mod rcu;
+pub(crate) mod secret;
+pub(crate) mod seqcell;
+pub(crate) mod sockets;
+pub(crate) mod task;

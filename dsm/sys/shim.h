@@ -9,7 +9,10 @@
 
 #include <linux/types.h>
 
+#include "genl.h"
 #include "hooks.h"
+#include "mem.h"
+#include "net.h"
 
 /* params.c: the module's parameters, fixed from insmod on. */
 extern bool dsm_param_hooks_only;
@@ -24,5 +27,6 @@ void dsm_slots_quiesce(void);
 void dsm_slots_release(void);
 unsigned int dsm_slots_count(void);
 const char *dsm_slots_name(unsigned int i);
+unsigned int dsm_slots_index(unsigned int i);
 
 #endif

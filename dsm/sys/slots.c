@@ -18,6 +18,7 @@ struct dsm_slot {
 	size_t offset;			/* of the hook's slots in the kernel's table */
 	void *entry;
 	struct lsm_static_call *claimed;
+	unsigned int index;		/* of the claimed one */
 };
 
 #define DSM_SLOT(NAME)							\
@@ -84,6 +85,7 @@ int dsm_slots_find(const char **missing)
 			*missing = dsm_slots[i].name;
 			return -EBUSY;
 		}
+		dsm_slots[i].index = dsm_slots[i].claimed - calls;
 	}
 	return 0;
 }
@@ -151,4 +153,10 @@ unsigned int dsm_slots_count(void)
 const char *dsm_slots_name(unsigned int i)
 {
 	return i < ARRAY_SIZE(dsm_slots) ? dsm_slots[i].name : NULL;
+}
+
+/* Which of the hook's slots is ours. */
+unsigned int dsm_slots_index(unsigned int i)
+{
+	return i < ARRAY_SIZE(dsm_slots) ? dsm_slots[i].index : 0;
 }

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! May this packet be delivered to this socket? Corresponds to `security_sock_rcv_skb()`.
+//!
+//! Softirq, or process context where a backlog is worked off; may not sleep; no socket lock may be
+//! relied on. Without a policy everything is delivered, on an enrolled node only what is for the
+//! management.
+
+use super::{carry_out, decide, is_open, refuse, Question, Verdict};
+use crate::counters::{self, Event};
+use crate::engine::{label, Class, Decision, Peer, Policy, Reason, ScId};
+use crate::state::sockets::{self, Role, Socket};
+use crate::state::{self, nodes, policy};
+use crate::sys::net::{Packet, SockRef, TCP};
+use crate::sys::prf::KernelPrf;
+use crate::sys::ptrmap::Held;
+
+const HOOK: &str = "socket_sock_rcv_skb";
+
+/// See above.
+#[inline]
+pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -> Verdict {
+    let generation = state::generation();
+    if is_open(generation) {
+        return Ok(());
+    }
+    let socket = sockets::get(sock, held);
+    if let (Some(socket), Some(words)) = (socket, words(generation, packet)) {
+        if socket.arrived.get() == Some(words) {
+            return Ok(());
+        }
+    }
+    judge(socket, packet, generation)
+}
+
+/// What is the same for packets that get the same verdict, in one socket and generation.
+#[inline(always)]
+fn words(generation: u64, packet: &Packet<'_>) -> Option<[u64; 5]> {
+    if !packet.is_ipv4() {
+        return None;
+    }
+    let [a, b, c] = packet.label_words()?;
+    Some([
+        generation,
+        packet.addrs(),
+        u64::from(packet.ports()) << 32 | c,
+        a,
+        b,
+    ])
+}
+
+/// Who sent it, or why that cannot be believed; the claim is told in both cases.
+fn sender(packet: &Packet<'_>) -> (Peer, Option<Reason>) {
+    if !packet.is_ipv4() {
+        return (Peer::OUTSIDE, None);
+    }
+    let label = match label::find(packet.options()) {
+        Ok(Some(label)) => label,
+        Ok(None) => return (Peer::OUTSIDE, None),
+        Err(_) => return (Peer::OUTSIDE, Some(Reason::BadLabel)),
+    };
+    let claim = Peer {
+        scid: label.scid,
+        snid: label.snid,
+    };
+    let fault = nodes::with(packet.saddr(), |node| {
+        let Some(node) = node else {
+            return Some(Reason::UnknownNode);
+        };
+        if node.snid() != label.snid {
+            return Some(Reason::WrongSource);
+        }
+        let Some(key) = node.rx(label.epoch) else {
+            return Some(Reason::UnknownEpoch);
+        };
+        if label.verify::<KernelPrf>(&packet.flow(), key) {
+            None
+        } else {
+            Some(Reason::BadMac)
+        }
+    });
+    (claim, fault)
+}
+
+#[inline(never)]
+fn judge(socket: Option<&Socket>, packet: &Packet<'_>, generation: u64) -> Verdict {
+    let owner = sockets::owner_of(socket);
+    if owner.is_exempt() {
+        return Ok(());
+    }
+    let (source, fault) = sender(packet);
+    policy::with(|policy, _| {
+        let scid = match socket {
+            Some(socket) => socket.scid(policy, generation, packet.protocol(), packet.dport()),
+            None => sockets::scid_of_port(policy, owner, packet.protocol(), packet.dport()),
+        };
+        let decision = weigh(policy, socket, packet, source, fault, [scid, owner]);
+        if !decision.is_refusal() {
+            if source.scid == ScId::KERNEL {
+                counters::add(Event::InKernel);
+                return Ok(());
+            }
+            counters::add(if source == Peer::OUTSIDE {
+                Event::InUnlabelled
+            } else {
+                Event::InLabelled
+            });
+            if let (Some(socket), Some(words)) = (socket, words(generation, packet)) {
+                socket.arrived.set(words);
+            }
+            return Ok(());
+        }
+        let permission = if packet.protocol() == TCP {
+            "connect"
+        } else {
+            "send"
+        };
+        carry_out(
+            decision,
+            &Question {
+                class: Class::Network,
+                permission,
+                hook: HOOK,
+                source,
+                target: Peer {
+                    scid,
+                    snid: nodes::own(),
+                },
+                flow: Some(&packet.flow()),
+            },
+        )
+        .map(drop)
+    })
+}
+
+/// The decision on a packet for a socket of one ScID, owned by a process of another or the same.
+fn weigh(
+    policy: Option<&Policy<'_>>,
+    socket: Option<&Socket>,
+    packet: &Packet<'_>,
+    source: Peer,
+    fault: Option<Reason>,
+    targets: [ScId; 2],
+) -> Decision {
+    if let Some(reason) = fault {
+        return refuse(policy, reason);
+    }
+    if socket.is_none() && sockets::any_lost() {
+        return refuse(policy, Reason::NoMemory);
+    }
+    if source.scid == ScId::KERNEL && packet.is_kernel_reply() {
+        return Decision::PERMIT;
+    }
+    let own = nodes::own();
+    let [scid, owner] = targets;
+    let one = |scid| {
+        let target = Peer { scid, snid: own };
+        decide(policy, scid, |policy| {
+            let decision = if packet.protocol() != TCP {
+                policy.network_datagram(source, target)
+            } else {
+                flow(policy, socket, packet, source, target)
+            };
+            match decision.reason {
+                Reason::NoPermission if source == Peer::OUTSIDE => Decision {
+                    reason: Reason::NoLabel,
+                    ..decision
+                },
+                _ => decision,
+            }
+        })
+    };
+    let decision = one(scid);
+    if decision.is_refusal() {
+        return decision;
+    }
+    let decision = if owner == scid { decision } else { one(owner) };
+    if decision.is_refusal() || packet.protocol() != TCP || packet.is_listening() {
+        return decision;
+    }
+    match (socket, policy) {
+        (Some(socket), Some(_)) if source != Peer::OUTSIDE && !socket.bind_peer(source) => {
+            refuse(policy, Reason::NotBound)
+        }
+        _ => decision,
+    }
+}
+
+/// The decision on a segment of a TCP flow: of the connection that it belongs to.
+fn flow(
+    policy: &Policy<'_>,
+    socket: Option<&Socket>,
+    packet: &Packet<'_>,
+    source: Peer,
+    target: Peer,
+) -> Decision {
+    let role = match socket {
+        _ if packet.is_listening() => Role::Passive,
+        Some(socket) => socket.role(),
+        None => Role::Unknown,
+    };
+    match role {
+        Role::Passive => policy.network_connect(source, target),
+        Role::Active => match source.scid {
+            // As a listener they are exempt; what they send to a zone is not.
+            ScId::KERNEL | ScId::MANAGEMENT => policy.network_connect(source, target),
+            _ => policy.network_connect(target, source),
+        },
+        Role::Unknown => {
+            let decision = policy.network_connect(source, target);
+            if !decision.is_refusal() || source.scid.is_exempt() {
+                return decision;
+            }
+            let other = policy.network_connect(target, source);
+            if other.is_refusal() {
+                decision
+            } else {
+                other
+            }
+        }
+    }
+}

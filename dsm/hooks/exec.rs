@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is a process after it has executed a binary, made a child, or ended? Corresponds to
+//! `security_bprm_creds_from_file()`, `security_bprm_committed_creds()`, `security_task_alloc()`
+//! and `security_task_free()`.
+//!
+//! Exec and clone: process context, may sleep. Free: any context. It is the binary that is loaded
+//! that counts, never a script: what a script's interpreter reads can be changed on its way.
+
+use super::{carry_out, refuse, Question, Refused, Verdict};
+use crate::engine::{xattr, Class, Decision, Peer, Reason, ScId, Transition};
+use crate::state::{nodes, policy, tasks};
+use crate::sys::params;
+use crate::sys::ptrmap;
+use crate::sys::task::{self, Program, TaskRef};
+use kernel::prelude::*;
+
+const HOOK: &str = "bprm_creds_from_file";
+
+/// May the process execute the program? Notes what it is afterwards. Without a policy it stays
+/// what it is; on an enrolled node that has none yet, labelled binaries are refused, other than
+/// the management's.
+pub(crate) fn execute(program: &Program<'_>) -> Verdict {
+    let Some(task) = task::current() else {
+        // A kernel thread becomes a user helper: of the default zone, like all it starts.
+        return Ok(());
+    };
+    let parent = ptrmap::read(|held| tasks::scid(task, held));
+    let mut buffer = [0; xattr::MAX_LEN + 1];
+    let binary = match program.label(&mut buffer) {
+        Ok(None) => Ok(ScId::KERNEL),
+        Ok(Some(value)) => xattr::parse(value).map_err(|_| ()),
+        Err(_) => Err(()),
+    };
+    let transition = policy::with(|policy, _| {
+        let unchanged = |decision| Transition {
+            decision,
+            scid: parent,
+        };
+        match (binary, policy) {
+            (Ok(binary), _) if binary == ScId::KERNEL || binary == parent => {
+                unchanged(Decision::PERMIT)
+            }
+            (Err(()), policy) => unchanged(refuse(policy, Reason::BadLabel)),
+            (Ok(binary), Some(policy)) => policy.transition(parent, binary),
+            (Ok(ScId::MANAGEMENT), None) => unchanged(Decision::PERMIT),
+            (Ok(_), None) if parent.is_exempt() || !params::enrolled() => {
+                unchanged(Decision::PERMIT)
+            }
+            (Ok(_), None) => unchanged(Decision::refused(Reason::NoPolicy, 0)),
+        }
+    });
+    let own = nodes::own();
+    carry_out(
+        transition.decision,
+        &Question {
+            class: Class::Transition,
+            permission: "execute",
+            hook: HOOK,
+            source: Peer {
+                scid: parent,
+                snid: own,
+            },
+            target: Peer {
+                scid: binary.unwrap_or(ScId::OUTSIDE),
+                snid: own,
+            },
+            flow: None,
+        },
+    )?;
+    if transition.scid != parent {
+        program.secure();
+    }
+    tasks::prepare(task, transition.scid).map_err(|_| Refused)
+}
+
+/// The exec can no longer fail.
+pub(crate) fn executed() {
+    if let Some(task) = task::current() {
+        tasks::commit(task);
+    }
+}
+
+/// The running process makes a task, which is what it is.
+pub(crate) fn cloned(child: TaskRef<'_>) -> Result {
+    tasks::inherit(child)
+}
+
+/// A task is no more.
+pub(crate) fn ended(task: TaskRef<'_>) {
+    tasks::forget(task);
+}

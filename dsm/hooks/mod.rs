@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the module says to each question of the kernel's: one file per family of hooks. A hook
+//! looks up who asks and about what, has the engine decide, and carries the decision out here;
+//! it never reads kernel memory itself and knows no errno.
+#![forbid(unsafe_code)]
+
+pub(crate) mod arrival;
+pub(crate) mod departure;
+pub(crate) mod exec;
+pub(crate) mod option;
+pub(crate) mod socket;
+
+use crate::audit::{self, Comm, Denial};
+use crate::counters;
+use crate::engine::{decide, Class, Decision, Flow, Mode, Peer, Policy, Reason, ScId};
+use crate::state::{self, policy};
+use crate::sys::{params, task};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// It does not go ahead.
+pub(crate) struct Refused;
+
+/// How it goes ahead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Grant {
+    /// Nothing speaks against it, so it need not be asked again in this generation.
+    ByRight,
+    /// It would be refused if the policy were enforced. Each time is told, so nothing may be
+    /// remembered.
+    Tolerated,
+}
+
+/// What a hook answers.
+pub(crate) type Verdict = core::result::Result<(), Refused>;
+
+/// A question, for the audit.
+struct Question<'a> {
+    class: Class,
+    permission: &'static str,
+    hook: &'static str,
+    source: Peer,
+    target: Peer,
+    flow: Option<&'a Flow>,
+}
+
+/// Carries a decision out: counts and tells of a refusal, and says whether it goes ahead.
+fn carry_out(decision: Decision, question: &Question<'_>) -> core::result::Result<Grant, Refused> {
+    if decision.audit {
+        tell(decision, question);
+    }
+    match (decision.permit, decision.is_refusal()) {
+        (true, false) => Ok(Grant::ByRight),
+        (true, true) => Ok(Grant::Tolerated),
+        (false, _) => Err(Refused),
+    }
+}
+
+#[cold]
+fn tell(decision: Decision, question: &Question<'_>) {
+    counters::add_refusal(decision.reason, !decision.permit);
+    let (pid, comm) = if task::in_task() {
+        audit::current()
+    } else {
+        (0, Comm::default())
+    };
+    let flow = question.flow.copied().unwrap_or(Flow {
+        protocol: 0,
+        saddr: 0,
+        daddr: 0,
+        sport: 0,
+        dport: 0,
+    });
+    audit::denial(&Denial {
+        enforced: !decision.permit,
+        reason: decision.reason,
+        class: question.class,
+        permission: question.permission,
+        source: question.source,
+        target: question.target,
+        protocol: flow.protocol,
+        saddr: flow.saddr,
+        daddr: flow.daddr,
+        sport: flow.sport,
+        dport: flow.dport,
+        pid,
+        comm,
+        rule: decision.rule,
+        hook: question.hook,
+    });
+}
+
+/// Has the policy decide; without one, all goes ahead, or on an enrolled node nothing but the
+/// management's.
+fn decide(
+    policy: Option<&Policy<'_>>,
+    subject: ScId,
+    ask: impl FnOnce(&Policy<'_>) -> Decision,
+) -> Decision {
+    match policy {
+        Some(policy) => ask(policy),
+        None => decide::without_policy(params::enrolled(), subject),
+    }
+}
+
+/// A refusal that no rule decided on.
+fn refuse(policy: Option<&Policy<'_>>, reason: Reason) -> Decision {
+    match policy {
+        Some(policy) => policy.refuse(reason),
+        None if params::enrolled() => Decision::refused(reason, 0),
+        None => Decision::PERMIT,
+    }
+}
+
+/// The generation in which nothing is refused, because there is no policy and none is due.
+static OPEN: AtomicU64 = AtomicU64::new(0);
+
+/// Whether nothing is refused now. One comparison, once the generation is known.
+#[inline(always)]
+fn is_open(generation: u64) -> bool {
+    OPEN.load(Ordering::Relaxed) == generation || learn_open(generation)
+}
+
+#[cold]
+fn learn_open(generation: u64) -> bool {
+    let open = policy::mode() == Mode::NoPolicy;
+    // Only if nothing has changed since the generation was read is the mode that generation's.
+    if open && state::generation() == generation {
+        OPEN.store(generation, Ordering::Relaxed);
+    }
+    open
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What may a process do with a socket? Corresponds to `security_socket_*()`. Also keeps the
+//! state beside sockets: made with them, inherited by accepted ones, gone with them.
+//!
+//! System calls: process context, may sleep, no lock held. Clone and free: any context. Without a
+//! policy everything goes ahead, on an enrolled node only what the management does.
+
+use super::{carry_out, decide, is_open, Grant, Question, Refused, Verdict};
+use crate::counters::{self, Event};
+use crate::engine::{Class, Flow, Peer, Policy, ScId, SocketPermission};
+use crate::state::sockets::{self, Role, Socket};
+use crate::state::{self, nodes, policy, tasks};
+use crate::sys::net::{Destination, Sleeper, SockRef, SockView, TCP};
+use crate::sys::ptrmap::{self, Context};
+use kernel::prelude::*;
+
+const AF_UNIX: i32 = 1;
+const AF_INET: i32 = 2;
+const AF_INET6: i32 = 10;
+const AF_NETLINK: i32 = 16;
+const AF_ALG: i32 = 38;
+const SOCK_STREAM: i32 = 1;
+const SOCK_DGRAM: i32 = 2;
+const IPPROTO_TCP: i32 = 6;
+const IPPROTO_UDP: i32 = 17;
+
+type Answer = core::result::Result<Grant, Refused>;
+
+fn peer(scid: ScId) -> Peer {
+    Peer {
+        scid,
+        snid: nodes::own(),
+    }
+}
+
+/// Asks whether a process may do something with a socket.
+fn access(
+    policy: Option<&Policy<'_>>,
+    subject: ScId,
+    target: ScId,
+    permission: SocketPermission,
+    hook: &'static str,
+    flow: Option<&Flow>,
+) -> Answer {
+    let own = nodes::own();
+    let decision = decide(policy, subject, |policy| {
+        policy.socket(subject, own, target, permission)
+    });
+    carry_out(
+        decision,
+        &Question {
+            class: Class::Socket,
+            permission: permission.name(),
+            hook,
+            source: peer(subject),
+            target: peer(target),
+            flow,
+        },
+    )
+}
+
+/// Asks whether a zone may talk to machines that are no nodes.
+fn egress(policy: Option<&Policy<'_>>, subject: ScId, flow: &Flow, hook: &'static str) -> Answer {
+    let source = peer(subject);
+    let decision = decide(policy, subject, |policy| {
+        if flow.protocol == TCP {
+            policy.network_connect(source, Peer::OUTSIDE)
+        } else {
+            policy.network_datagram(source, Peer::OUTSIDE)
+        }
+    });
+    carry_out(
+        decision,
+        &Question {
+            class: Class::Network,
+            permission: if flow.protocol == TCP {
+                "connect"
+            } else {
+                "send"
+            },
+            hook,
+            source,
+            target: Peer::OUTSIDE,
+            flow: Some(flow),
+        },
+    )
+}
+
+/// Whether packets to there go outside. `None` if they go nowhere yet.
+fn goes_outside(destination: Destination) -> Option<bool> {
+    match destination {
+        Destination::None => None,
+        Destination::Ipv4(address) => Some(nodes::with(address, |node| node.is_none())),
+        Destination::Ipv6 => Some(true),
+    }
+}
+
+/// May the process make such a socket? One whose traffic cannot be labelled or checked takes a
+/// permission of its own from zones that administrators made.
+pub(crate) fn create(family: i32, kind: i32, protocol: i32, kern: bool) -> Verdict {
+    if kern || is_open(state::generation()) {
+        return Ok(());
+    }
+    let permission = match (family, kind, protocol) {
+        (AF_UNIX | AF_NETLINK | AF_ALG, _, _) => return Ok(()),
+        (AF_INET | AF_INET6, SOCK_STREAM, 0 | IPPROTO_TCP)
+        | (AF_INET | AF_INET6, SOCK_DGRAM, 0 | IPPROTO_UDP) => SocketPermission::Create,
+        _ => SocketPermission::CreateUnmediated,
+    };
+    let subject = ptrmap::read(tasks::current);
+    if permission == SocketPermission::CreateUnmediated && subject == ScId::DEFAULT {
+        return Ok(());
+    }
+    policy::with(|policy, _| {
+        access(policy, subject, subject, permission, "socket_create", None).map(drop)
+    })
+}
+
+/// A socket has been made; the kernel's own are its own.
+pub(crate) fn created(sock: SockRef<'_>, kern: bool) -> Result {
+    let owner = if kern {
+        ScId::KERNEL
+    } else {
+        ptrmap::read(tasks::current)
+    };
+    sockets::insert(sock, owner, Context::Process)
+}
+
+/// A socket has been cloned from a listener. Softirq.
+pub(crate) fn cloned(parent: SockRef<'_>, child: SockRef<'_>) {
+    if sockets::clone(parent, child).is_err() {
+        counters::add(Event::Lost);
+    }
+}
+
+/// A clone has become the passive side of a connection from an address; whether room for labels
+/// is wanted for it. Softirq. `reserve` makes the room.
+pub(crate) fn connection(child: SockRef<'_>, from: u32, reserve: impl FnOnce() -> bool) {
+    ptrmap::read(|held| {
+        let Some(socket) = sockets::get(child, held) else {
+            return;
+        };
+        let wanted = from != 0
+            && !state::is_closing()
+            && !socket.owner().is_exempt()
+            && is_labelling(Destination::Ipv4(from));
+        socket.complete(wanted && reserve());
+    });
+}
+
+/// Whether packets to there are labelled.
+fn is_labelling(destination: Destination) -> bool {
+    !nodes::own().is_none() && goes_outside(destination) == Some(false)
+}
+
+/// A kernel-made socket is a part of a process' one.
+pub(crate) fn adopt_part(whole: SockRef<'_>, part: SockRef<'_>) {
+    ptrmap::read(|held| {
+        let owner = sockets::owner_of(sockets::get(whole, held));
+        if let Some(part) = sockets::get(part, held) {
+            part.give_to(owner);
+        }
+    });
+}
+
+/// A socket that is older than the module is the default zone's from its first call on. Sleeps.
+fn adopt(view: &SockView<'_>) {
+    if ptrmap::read(|held| sockets::get(view.sock(), held).is_some()) || sockets::any_lost() {
+        return;
+    }
+    // Without memory it stays without entry, which says the same.
+    if sockets::insert(view.sock(), ScId::DEFAULT, Context::Process).is_ok() {
+        counters::add(Event::Adopted);
+    }
+}
+
+/// Makes room for labels in a socket's packets, if it has not been tried. Without memory for it
+/// the labels are inserted. Sleeps.
+fn reserve(view: &SockView<'_>) {
+    let sleeper = ptrmap::read(|held| {
+        let socket = sockets::get(view.sock(), held)?;
+        (!socket.owner().is_exempt() && !state::is_closing() && socket.to_reserve())
+            .then(Sleeper::enter)
+    });
+    if let Some(sleeper) = sleeper {
+        if view.sock().reserve(sleeper).is_err() {
+            kernel::pr_warn_once!("no memory to reserve room for labels; they are inserted\n");
+        }
+    }
+}
+
+/// A call of a process on a socket.
+struct Call<'a> {
+    view: &'a SockView<'a>,
+    hook: &'static str,
+    generation: u64,
+    subject: ScId,
+    socket: Option<&'a Socket>,
+}
+
+impl Call<'_> {
+    /// Asks for a permission on the socket that it is on a port; for `egress_too`, also whether
+    /// the call's destination may be outside.
+    fn ask(&self, permission: SocketPermission, port: u16, egress_too: bool) -> Answer {
+        if is_open(self.generation) {
+            return Ok(Grant::ByRight);
+        }
+        let view = self.view;
+        let flow = view.flow();
+        policy::with(|policy, _| {
+            let target = match self.socket {
+                Some(socket) => socket.scid(policy, self.generation, view.protocol(), port),
+                None => sockets::scid_of_port(policy, ScId::DEFAULT, view.protocol(), port),
+            };
+            let on_socket = access(
+                policy,
+                self.subject,
+                target,
+                permission,
+                self.hook,
+                Some(&flow),
+            )?;
+            if !egress_too || goes_outside(view.destination()) != Some(true) {
+                return Ok(on_socket);
+            }
+            let outside = egress(policy, self.subject, &flow, self.hook)?;
+            Ok(if on_socket == Grant::ByRight {
+                outside
+            } else {
+                on_socket
+            })
+        })
+    }
+}
+
+/// Runs `f` on a call of the running process.
+#[inline(always)]
+fn with_call<R>(view: &SockView<'_>, hook: &'static str, f: impl FnOnce(&Call<'_>) -> R) -> R {
+    // Before anything that is decided on.
+    let generation = state::generation();
+    ptrmap::read(|held| {
+        f(&Call {
+            view,
+            hook,
+            generation,
+            subject: tasks::current(held),
+            socket: sockets::get(view.sock(), held),
+        })
+    })
+}
+
+/// May the process bind the socket to the address?
+pub(crate) fn bind(view: &SockView<'_>) -> Verdict {
+    with_call(view, "socket_bind", |call| {
+        call.ask(SocketPermission::Bind, view.remote_port(), false)
+            .map(drop)
+    })
+}
+
+/// May the process connect the socket to the address? From here on the socket is the active side
+/// of its flow.
+pub(crate) fn connect(view: &SockView<'_>) -> Verdict {
+    if view.destination() == Destination::None {
+        // It is being disconnected.
+        return Ok(());
+    }
+    adopt(view);
+    with_call(view, "socket_connect", |call| {
+        call.ask(SocketPermission::Connect, view.local_port(), true)?;
+        if let (Some(socket), true) = (call.socket, view.is_closed() && view.protocol() == TCP) {
+            socket.begin(Role::Active);
+        }
+        Ok(())
+    })?;
+    if !view.reserved() && is_labelling(view.destination()) {
+        reserve(view);
+    }
+    Ok(())
+}
+
+/// May the process have the socket wait for connections?
+pub(crate) fn listen(view: &SockView<'_>) -> Verdict {
+    adopt(view);
+    with_call(view, "socket_listen", |call| {
+        call.ask(SocketPermission::Listen, view.local_port(), false)?;
+        if let (Some(socket), true) = (call.socket, view.is_closed()) {
+            socket.begin(Role::Passive);
+        }
+        Ok(())
+    })
+}
+
+/// May the process take a connection from the socket?
+pub(crate) fn accept(view: &SockView<'_>) -> Verdict {
+    with_call(view, "socket_accept", |call| {
+        call.ask(SocketPermission::Accept, view.local_port(), false)
+            .map(drop)
+    })
+}
+
+/// May the process receive through the socket?
+#[inline]
+pub(crate) fn receive(view: &SockView<'_>) -> Verdict {
+    with_call(view, "socket_recvmsg", |call| {
+        let words = [
+            call.generation,
+            u64::from(call.subject.0) << 32 | u64::from(view.local_port()),
+        ];
+        if let Some(socket) = call.socket {
+            if socket.received.get() == Some(words) {
+                return Ok(());
+            }
+        }
+        let grant = call.ask(SocketPermission::Receive, view.local_port(), false)?;
+        if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
+            socket.received.set(words);
+        }
+        Ok(())
+    })
+}
+
+/// May the process send through the socket, to where the message goes? Makes room for labels
+/// before the first packet that needs one.
+#[inline]
+pub(crate) fn send(view: &SockView<'_>) -> Verdict {
+    if view.opening() {
+        connect(view)?;
+    }
+    let remembered = with_call(view, "socket_sendmsg", |call| {
+        call.socket
+            .is_some_and(|socket| socket.sent.get() == Some(send_words(call)))
+    });
+    if remembered {
+        return Ok(());
+    }
+    judge_send(view)
+}
+
+#[inline(always)]
+fn send_words(call: &Call<'_>) -> [u64; 3] {
+    [
+        call.generation,
+        u64::from(call.subject.0),
+        call.view.word(),
+    ]
+}
+
+#[inline(never)]
+fn judge_send(view: &SockView<'_>) -> Verdict {
+    adopt(view);
+    with_call(view, "socket_sendmsg", |call| {
+        // An accepted connection was let in by its peer's permission, not by ours.
+        let passive = call
+            .socket
+            .is_some_and(|socket| socket.role() == Role::Passive);
+        let grant = call.ask(SocketPermission::Send, view.local_port(), !passive)?;
+        if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
+            socket.sent.set(send_words(call));
+        }
+        Ok(())
+    })?;
+    if !view.reserved() && is_labelling(view.destination()) {
+        reserve(view);
+    }
+    Ok(())
+}

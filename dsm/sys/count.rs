@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The per-CPU counters of the shim.
+
+use super::bindings;
+
+/// The first counter that is Rust's.
+pub(crate) const C_END: u32 = bindings::DSM_COUNT_C_END;
+/// How many there can be.
+pub(crate) const MOST: u32 = bindings::DSM_COUNTERS;
+
+/// Adds one. Any context.
+#[inline(always)]
+pub(crate) fn add(counter: u32) {
+    // SAFETY: the shim ignores counters that there are not.
+    unsafe { bindings::dsm_count(counter) };
+}
+
+/// The sum over all CPUs.
+pub(crate) fn sum(counter: u32) -> u64 {
+    // SAFETY: as above.
+    unsafe { bindings::dsm_count_sum(counter) }
+}

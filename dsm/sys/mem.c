@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memory, locks, grace periods and counters for the state tables. The locks are leaves: nothing
+ * is called while one is held but the table's own list work.
+ */
+#include <linux/mm.h>
+#include <linux/percpu.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/spinlock.h>
+#include <linux/wait.h>
+
+#include "shim.h"
+
+#define LOCKS 64
+
+static struct {
+	spinlock_t lock;
+} ____cacheline_aligned_in_smp locks[LOCKS];
+
+static DEFINE_PER_CPU(u64[DSM_COUNTERS], counters);
+
+static atomic_t sleepers = ATOMIC_INIT(0);
+static DECLARE_WAIT_QUEUE_HEAD(no_sleeper);
+
+void dsm_mem_init(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < LOCKS; i++)
+		spin_lock_init(&locks[i].lock);
+}
+
+void *dsm_alloc(size_t size, bool atomic)
+{
+	return kzalloc(size, atomic ? GFP_ATOMIC : GFP_KERNEL_ACCOUNT);
+}
+
+void dsm_free(void *p)
+{
+	kfree(p);
+}
+
+struct dsm_node {
+	struct rcu_head rcu;
+};
+
+void dsm_free_rcu(void *p)
+{
+	struct dsm_node *node = p;
+
+	kfree_rcu(node, rcu);
+}
+
+void *dsm_alloc_buckets(size_t n)
+{
+	return kvcalloc(n, sizeof(void *), GFP_KERNEL);
+}
+
+void dsm_free_buckets(void *p)
+{
+	kvfree(p);
+}
+
+unsigned long dsm_lock(u32 n)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&locks[n % LOCKS].lock, flags);
+	return flags;
+}
+
+void dsm_unlock(u32 n, unsigned long flags)
+{
+	spin_unlock_irqrestore(&locks[n % LOCKS].lock, flags);
+}
+
+void dsm_rcu_lock(void)
+{
+	rcu_read_lock();
+}
+
+void dsm_rcu_unlock(void)
+{
+	rcu_read_unlock();
+}
+
+void dsm_synchronize(void)
+{
+	synchronize_rcu();
+}
+
+void dsm_barrier(void)
+{
+	rcu_barrier();
+}
+
+void dsm_resched(void)
+{
+	cond_resched();
+}
+
+void dsm_count(u32 counter)
+{
+	if (counter < DSM_COUNTERS)
+		this_cpu_inc(counters[counter]);
+}
+
+u64 dsm_count_sum(u32 counter)
+{
+	u64 sum = 0;
+	int cpu;
+
+	if (counter < DSM_COUNTERS)
+		for_each_possible_cpu(cpu)
+			sum += per_cpu(counters[counter], cpu);
+	return sum;
+}
+
+void dsm_sleeper_enter(void)
+{
+	atomic_inc(&sleepers);
+}
+
+void dsm_sleeper_leave(void)
+{
+	if (atomic_dec_and_test(&sleepers))
+		wake_up_all(&no_sleeper);
+}
+
+void dsm_sleepers_wait(void)
+{
+	wait_event(no_sleeper, !atomic_read(&sleepers));
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Memory, locks, grace periods and counters for the state tables, and what Rust asks about the
+ * running task. Everything here is safe in any context but NMI unless it says that it sleeps.
+ */
+#ifndef DSM_SYS_MEM_H
+#define DSM_SYS_MEM_H
+
+#include <linux/types.h>
+
+struct dentry;
+struct file;
+struct linux_binprm;
+struct task_struct;
+
+/* The counters that the C side advances itself; Rust's come after them (counters.rs). */
+enum dsm_counter {
+	DSM_COUNT_OUT_LABELLED,
+	DSM_COUNT_OUT_INSERTED,
+	DSM_COUNT_OUT_NO_ROOM,
+	DSM_COUNT_C_END,
+};
+#define DSM_COUNTERS 64
+
+/* mem.c */
+void dsm_mem_init(void);
+void *dsm_alloc(size_t size, bool atomic);
+void dsm_free(void *p);
+void dsm_free_rcu(void *p);	/* p starts with a struct rcu_head */
+void *dsm_alloc_buckets(size_t n);
+void dsm_free_buckets(void *p);
+unsigned long dsm_lock(u32 n);
+void dsm_unlock(u32 n, unsigned long flags);
+void dsm_rcu_lock(void);
+void dsm_rcu_unlock(void);
+void dsm_synchronize(void);	/* sleeps */
+void dsm_barrier(void);		/* sleeps */
+void dsm_resched(void);		/* sleeps */
+void dsm_count(u32 counter);
+u64 dsm_count_sum(u32 counter);
+
+/* Hooks that sleep are counted while they do. */
+void dsm_sleeper_enter(void);
+void dsm_sleeper_leave(void);
+void dsm_sleepers_wait(void);	/* sleeps */
+
+/* task.c */
+const struct task_struct *dsm_current(void);
+bool dsm_in_task(void);
+int dsm_threads(const struct task_struct *task, u32 scid);
+int dsm_file_label(const struct file *file, u8 *value, size_t size);
+void dsm_bprm_secure(struct linux_binprm *bprm);
+bool dsm_may_label(void);
+
+/* In entry.rs, called under rcu_read_lock for each thread of a process. */
+int dsm_on_thread(const struct task_struct *thread, u32 scid);
+
+#endif

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Reads packets and sockets for Rust, keeps room for the label in a socket, and writes the label
+ * into packets on their way out. What the label says and whether there is one is Rust's matter;
+ * nothing here reads a policy.
+ */
+#include <linux/netfilter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/skbuff.h>
+#include <net/inet_connection_sock.h>
+#include <net/inet_hashtables.h>
+#include <net/inet_sock.h>
+#include <net/ip.h>
+#include <net/ipv6.h>
+#include <net/net_namespace.h>
+#include <net/request_sock.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+
+#include "shim.h"
+
+#define OPTION_TYPE 158
+
+/* IPv4 or IPv6, TCP or UDP: what the module labels and checks. */
+static bool mediated(const struct sock *sk)
+{
+	return (sk->sk_family == AF_INET || sk->sk_family == AF_INET6) &&
+	       ((sk->sk_type == SOCK_DGRAM && sk->sk_protocol == IPPROTO_UDP) ||
+		(sk->sk_type == SOCK_STREAM && sk->sk_protocol == IPPROTO_TCP));
+}
+
+const struct sock *dsm_sock_mediated(const struct sock *sk)
+{
+	return sk && mediated(sk) ? sk : NULL;
+}
+
+/* The packet that a socket is about to receive; skb->data is at its transport header. */
+u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_packet *packet)
+{
+	const struct iphdr *iph;
+	const __be16 *ports;
+
+	if (!mediated(sk))
+		return DSM_ARRIVAL_FOREIGN;
+	packet->protocol = sk->sk_protocol;
+	packet->listening = sk->sk_state == TCP_LISTEN;
+	ports = (const __be16 *)skb_transport_header(skb);
+	packet->ports = be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
+	if (packet->protocol == IPPROTO_TCP) {
+		const struct tcphdr *th = (const struct tcphdr *)ports;
+
+		packet->tcp_flags = tcp_flag_byte(th);
+		packet->empty = skb->len <= th->doff * 4;
+	} else {
+		packet->tcp_flags = 0;
+		packet->empty = false;
+	}
+	if (skb->protocol != htons(ETH_P_IP))
+		return DSM_ARRIVAL_IPV6;
+	iph = ip_hdr(skb);
+	packet->addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
+	packet->options_len = iph->ihl * 4 - sizeof(*iph);
+	packet->options = (const u8 *)(iph + 1);
+	return DSM_ARRIVAL_IPV4;
+}
+
+static bool is_placeholder(const u8 *option, unsigned int len)
+{
+	return len >= DSM_LABEL_LEN && option[0] == OPTION_TYPE && option[1] == DSM_LABEL_LEN;
+}
+
+static void destination(const struct sockaddr *address, int addrlen, struct dsm_sock *view)
+{
+	const struct sockaddr_in *in = (const struct sockaddr_in *)address;
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)address;
+
+	if (addrlen < (int)sizeof(*in))
+		return;
+	if (address->sa_family == AF_INET ||
+	    (address->sa_family == AF_UNSPEC && view->sk->sk_family == AF_INET)) {
+		view->destination = DSM_DEST_IPV4;
+		view->daddr = be32_to_cpu(in->sin_addr.s_addr);
+		view->dport = be16_to_cpu(in->sin_port);
+	} else if (address->sa_family == AF_INET6 && addrlen >= SIN6_LEN_RFC2133) {
+		view->dport = be16_to_cpu(in6->sin6_port);
+		if (ipv6_addr_v4mapped(&in6->sin6_addr)) {
+			view->destination = DSM_DEST_IPV4;
+			view->daddr = be32_to_cpu(in6->sin6_addr.s6_addr32[3]);
+		} else {
+			view->destination = DSM_DEST_IPV6;
+		}
+	}
+}
+
+/*
+ * The socket, and where a message or connection of it goes: to the message's or the given
+ * address, otherwise to the peer. False if the socket is none that the module mediates.
+ */
+bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg,
+		 const struct sockaddr *address, int addrlen, struct dsm_sock *view)
+{
+	const struct sock *sk = socket->sk;
+	const struct ip_options_rcu *opt;
+	const struct inet_sock *inet;
+
+	if (!sk || !mediated(sk))
+		return false;
+	inet = inet_sk(sk);
+	view->sk = sk;
+	view->protocol = sk->sk_protocol;
+	view->saddr = be32_to_cpu(inet->inet_saddr);
+	view->sport = READ_ONCE(inet->inet_num);
+	view->daddr = 0;
+	view->dport = 0;
+	view->destination = DSM_DEST_NONE;
+	view->opening = false;
+	view->closed = sk->sk_state == TCP_CLOSE;
+	rcu_read_lock();
+	opt = rcu_dereference(inet->inet_opt);
+	view->reserved = opt && is_placeholder(opt->opt.__data, opt->opt.optlen);
+	rcu_read_unlock();
+	if (msg && msg->msg_name) {
+		address = msg->msg_name;
+		addrlen = msg->msg_namelen;
+		view->opening = view->protocol == IPPROTO_TCP &&
+				(msg->msg_flags & MSG_FASTOPEN) && sk->sk_state == TCP_CLOSE;
+		if (view->protocol == IPPROTO_TCP && !view->opening)
+			address = NULL;
+	}
+	if (address) {
+		destination(address, addrlen, view);
+	} else if (inet->inet_dport) {
+		view->dport = be16_to_cpu(inet->inet_dport);
+		view->destination = DSM_DEST_IPV4;
+		view->daddr = be32_to_cpu(inet->inet_daddr);
+#if IS_ENABLED(CONFIG_IPV6)
+		if (sk->sk_family == AF_INET6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr))
+			view->destination = DSM_DEST_IPV6;
+#endif
+	}
+	return true;
+}
+
+static struct ip_options_rcu *placeholder(gfp_t gfp)
+{
+	struct ip_options_rcu *opt = kzalloc(sizeof(*opt) + DSM_LABEL_LEN, gfp);
+
+	if (opt) {
+		opt->opt.optlen = DSM_LABEL_LEN;
+		opt->opt.__data[0] = OPTION_TYPE;
+		opt->opt.__data[1] = DSM_LABEL_LEN;
+	}
+	return opt;
+}
+
+/* The socket is locked. What goes in place of the options, or NULL, and a new segment size. */
+static void replace_options(struct sock *sk, struct ip_options_rcu *opt)
+{
+	struct inet_sock *inet = inet_sk(sk);
+	struct ip_options_rcu *old;
+
+	old = rcu_dereference_protected(inet->inet_opt, lockdep_sock_is_held(sk));
+	if (inet_test_bit(IS_ICSK, sk)) {
+		struct inet_connection_sock *icsk = inet_csk(sk);
+
+		if (!((1 << sk->sk_state) & (TCPF_LISTEN | TCPF_CLOSE))) {
+			if (old)
+				icsk->icsk_ext_hdr_len -= old->opt.optlen;
+			if (opt)
+				icsk->icsk_ext_hdr_len += opt->opt.optlen;
+			icsk->icsk_sync_mss(sk, icsk->icsk_pmtu_cookie);
+		}
+	}
+	rcu_assign_pointer(inet->inet_opt, opt);
+	if (old)
+		kfree_rcu(old, rcu);
+}
+
+/*
+ * Makes room for a label in every packet of the socket, so that segment size and fragmentation
+ * account for it. Sleeps. Options that the socket has already stay; its labels are inserted.
+ */
+int dsm_reserve(const struct sock *csk)
+{
+	struct sock *sk = (struct sock *)csk;
+	struct ip_options_rcu *opt = placeholder(GFP_KERNEL);
+
+	if (!opt)
+		return -ENOMEM;
+	lock_sock(sk);
+	if (!rcu_access_pointer(inet_sk(sk)->inet_opt)) {
+		replace_options(sk, opt);
+		opt = NULL;
+	}
+	release_sock(sk);
+	kfree(opt);
+	return 0;
+}
+
+/* Gives the room back. Sleeps. */
+void dsm_unreserve(struct sock *sk)
+{
+	const struct ip_options_rcu *opt;
+
+	lock_sock(sk);
+	opt = rcu_dereference_protected(inet_sk(sk)->inet_opt, lockdep_sock_is_held(sk));
+	if (opt && is_placeholder(opt->opt.__data, opt->opt.optlen))
+		replace_options(sk, NULL);
+	release_sock(sk);
+}
+
+/*
+ * A connection is about to get its socket, which takes its options from the request. Softirq.
+ * False if there was no memory: its labels are then inserted.
+ */
+bool dsm_reserve_child(const struct request_sock *req)
+{
+	struct inet_request_sock *ireq = (struct inet_request_sock *)inet_rsk(req);
+	struct ip_options_rcu *old, *opt;
+
+	if (req->rsk_ops->family != AF_INET)
+		return true;
+	/* Nobody else has the request: its socket is being made under the listener's RCU. */
+	old = rcu_dereference_raw(ireq->ireq_opt);
+	if (old && old->opt.optlen)
+		return true;
+	opt = placeholder(GFP_ATOMIC);
+	if (!opt)
+		return false;
+	rcu_assign_pointer(ireq->ireq_opt, opt);
+	if (old)
+		kfree_rcu(old, rcu);
+	return true;
+}
+
+/* Who opens a connection over IPv4; 0 if it is over IPv6. */
+u32 dsm_request_peer(const struct request_sock *req)
+{
+	return req->rsk_ops->family == AF_INET ? be32_to_cpu(inet_rsk(req)->ir_rmt_addr) : 0;
+}
+
+/* A reference on a socket that may be on its way to be freed; NULL if it is. */
+struct sock *dsm_sock_get(const struct sock *csk)
+{
+	struct sock *sk = (struct sock *)csk;
+
+	return refcount_inc_not_zero(&sk->sk_refcnt) ? sk : NULL;
+}
+
+void dsm_sock_put(struct sock *sk)
+{
+	sock_put(sk);
+}
+
+/*
+ * The socket that answers for a packet on its way out. NULL: the kernel itself does (a reset, an
+ * acknowledgement in TIME_WAIT). False: nobody does; the packet is not labelled.
+ */
+static bool speaker(const struct nf_hook_state *state, const struct sk_buff *skb,
+		    const struct sock **out)
+{
+	const struct sock *sk = state->sk;
+	const struct iphdr *iph = ip_hdr(skb);
+
+	*out = NULL;
+	if (!sk) {
+		const struct tcphdr *th;
+
+		if (iph->protocol != IPPROTO_TCP)
+			return false;
+		/* Under a SYN flood, a SYN-ACK has no socket. */
+		th = (const struct tcphdr *)((const u8 *)iph + iph->ihl * 4);
+		if (!th->syn || !th->ack)
+			return true;
+		*out = inet_lookup_listener(state->net, NULL, 0, iph->daddr, th->dest,
+					    iph->saddr, th->source, 0, 0);
+		return true;
+	}
+	switch (sk->sk_state) {
+	case TCP_TIME_WAIT:
+		return true;
+	case TCP_NEW_SYN_RECV:
+		*out = inet_reqsk((struct sock *)sk)->rsk_listener;
+		return true;
+	}
+	if (sk->sk_type == SOCK_RAW)
+		return sk->sk_kern_sock && iph->protocol == IPPROTO_TCP;
+	if (!mediated(sk))
+		return false;
+	*out = sk;
+	return true;
+}
+
+/* Room for a label in front of the other options. */
+static bool open_gap(struct sk_buff *skb)
+{
+	struct iphdr *iph = ip_hdr(skb);
+
+	if (iph->ihl * 4 + DSM_LABEL_LEN > 60 || skb->len + DSM_LABEL_LEN > IP_MAX_MTU ||
+	    skb_cow_head(skb, DSM_LABEL_LEN + LL_RESERVED_SPACE(skb_dst_dev(skb))))
+		return false;
+	skb_push(skb, DSM_LABEL_LEN);
+	iph = (struct iphdr *)skb->data;
+	memmove(iph, skb->data + DSM_LABEL_LEN, sizeof(*iph));
+	skb_reset_network_header(skb);
+	iph->ihl += DSM_LABEL_LEN / 4;
+	iph_set_totlen(iph, skb->len);
+	IPCB(skb)->opt.optlen += DSM_LABEL_LEN;
+	return true;
+}
+
+/* The packet without its placeholder. */
+static void close_gap(struct sk_buff *skb)
+{
+	struct iphdr *iph = ip_hdr(skb);
+
+	memmove((u8 *)iph + DSM_LABEL_LEN, iph, sizeof(*iph));
+	skb_pull(skb, DSM_LABEL_LEN);
+	skb_reset_network_header(skb);
+	iph = ip_hdr(skb);
+	iph->ihl -= DSM_LABEL_LEN / 4;
+	iph_set_totlen(iph, skb->len);
+	IPCB(skb)->opt.optlen -= DSM_LABEL_LEN;
+}
+
+/* LOCAL_OUT, last in line: no other hook changes what the label covers. */
+static unsigned int on_local_out(void *priv, struct sk_buff *skb,
+				 const struct nf_hook_state *state)
+{
+	struct iphdr *iph = ip_hdr(skb);
+	const struct sock *sk;
+	struct dsm_packet packet;
+	const __be16 *ports;
+	u8 label[DSM_LABEL_LEN];
+	bool reserved;
+	u32 verdict;
+
+	if ((iph->protocol != IPPROTO_UDP && iph->protocol != IPPROTO_TCP) ||
+	    ip_is_fragment(iph))
+		return NF_ACCEPT;
+	if (skb_headlen(skb) < iph->ihl * 4 + (iph->protocol == IPPROTO_TCP ? 20 : 8))
+		return NF_ACCEPT;
+	if (!speaker(state, skb, &sk))
+		return NF_ACCEPT;
+	ports = (const __be16 *)((const u8 *)iph + iph->ihl * 4);
+	packet.addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
+	packet.ports = be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
+	packet.protocol = iph->protocol;
+	packet.options_len = iph->ihl * 4 - sizeof(*iph);
+	packet.options = (const u8 *)(iph + 1);
+	reserved = is_placeholder(packet.options, packet.options_len);
+
+	verdict = dsm_departure(sk, &packet, label);
+	switch (verdict) {
+	case DSM_OUT_LABEL:
+		if (reserved) {
+			if (skb_cow_head(skb, 0))
+				return NF_DROP;
+		} else if (!open_gap(skb)) {
+			dsm_count(DSM_COUNT_OUT_NO_ROOM);
+			return NF_ACCEPT;
+		} else {
+			dsm_count(DSM_COUNT_OUT_INSERTED);
+		}
+		iph = ip_hdr(skb);
+		memcpy(iph + 1, label, DSM_LABEL_LEN);
+		ip_send_check(iph);
+		dsm_count(DSM_COUNT_OUT_LABELLED);
+		break;
+	case DSM_OUT_BARE:
+		if (!reserved)
+			break;
+		if (skb_cow_head(skb, 0))
+			return NF_DROP;
+		close_gap(skb);
+		ip_send_check(ip_hdr(skb));
+		break;
+	}
+	return NF_ACCEPT;
+}
+
+static const struct nf_hook_ops out_ops = {
+	.hook = on_local_out,
+	.pf = NFPROTO_IPV4,
+	.hooknum = NF_INET_LOCAL_OUT,
+	.priority = NF_IP_PRI_LAST,
+};
+
+static int __net_init out_net_init(struct net *net)
+{
+	return nf_register_net_hook(net, &out_ops);
+}
+
+static void __net_exit out_net_exit(struct net *net)
+{
+	nf_unregister_net_hook(net, &out_ops);
+}
+
+static struct pernet_operations out_net_ops = {
+	.init = out_net_init,
+	.exit = out_net_exit,
+};
+
+int dsm_out_register(void)
+{
+	int ret = register_pernet_subsys(&out_net_ops);
+
+	if (!ret)
+		synchronize_net();
+	return ret;
+}
+
+void dsm_out_unregister(void)
+{
+	unregister_pernet_subsys(&out_net_ops);
+	synchronize_net();
+}

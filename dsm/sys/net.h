@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What Rust sees of packets and sockets: plain values in host order, read in one call each.
+ * Pointers in here are only good as long as the hook that got them runs.
+ */
+#ifndef DSM_SYS_NET_H
+#define DSM_SYS_NET_H
+
+#include <linux/types.h>
+
+struct msghdr;
+struct request_sock;
+struct sk_buff;
+struct sock;
+struct sockaddr;
+struct socket;
+
+#define DSM_LABEL_LEN 20
+
+/* What a socket receives, as far as the module is concerned. */
+enum dsm_arrival {
+	DSM_ARRIVAL_FOREIGN,	/* not TCP or UDP of an INET socket: none of its business */
+	DSM_ARRIVAL_IPV4,
+	DSM_ARRIVAL_IPV6,	/* carries no label */
+};
+
+/* A TCP or UDP packet. */
+struct dsm_packet {
+	u64 addrs;		/* source << 32 | destination, IPv4 */
+	u32 ports;		/* source << 16 | destination */
+	u8 protocol;
+	u8 tcp_flags;		/* byte 13 of the TCP header, 0 for UDP */
+	bool empty;		/* TCP without payload */
+	bool listening;		/* the receiving socket is a listener */
+	u8 options_len;
+	const u8 *options;	/* of the IPv4 header */
+};
+
+/* What becomes of a packet on its way out. */
+enum dsm_departure {
+	DSM_OUT_LABEL,		/* with this label, inserted if there is no room reserved */
+	DSM_OUT_BARE,		/* without label and placeholder */
+};
+
+/* Where a socket's message or connection goes. */
+enum dsm_destination {
+	DSM_DEST_NONE,
+	DSM_DEST_IPV4,
+	DSM_DEST_IPV6,
+};
+
+struct dsm_sock {
+	const struct sock *sk;
+	u32 saddr;
+	u32 daddr;
+	u16 sport;
+	u16 dport;
+	u8 protocol;
+	u8 destination;		/* enum dsm_destination */
+	bool reserved;		/* holds a placeholder */
+	bool closed;		/* neither connected nor listening */
+	bool opening;		/* this message opens the connection (Fast Open) */
+};
+
+/* net.c */
+u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_packet *packet);
+bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg,
+		 const struct sockaddr *address, int addrlen, struct dsm_sock *view);
+const struct sock *dsm_sock_mediated(const struct sock *sk);
+int dsm_reserve(const struct sock *sk);
+void dsm_unreserve(struct sock *sk);
+bool dsm_reserve_child(const struct request_sock *req);
+u32 dsm_request_peer(const struct request_sock *req);
+struct sock *dsm_sock_get(const struct sock *sk);
+void dsm_sock_put(struct sock *sk);
+int dsm_out_register(void);
+void dsm_out_unregister(void);
+
+/* In entry.rs: asks what becomes of a packet; fills the label for DSM_OUT_LABEL. */
+u32 dsm_departure(const struct sock *sk, const struct dsm_packet *packet, u8 *label);
+
+#endif

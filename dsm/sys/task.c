@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What Rust asks about tasks and the files that they execute. Whoever may change a label is
+ * decided here in one place: CAP_MAC_ADMIN of the initial user namespace, of no other.
+ */
+#include <linux/binfmts.h>
+#include <linux/capability.h>
+#include <linux/fs.h>
+#include <linux/mount.h>
+#include <linux/preempt.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/user_namespace.h>
+#include <linux/xattr.h>
+
+#include "shim.h"
+
+/* The task that acts; NULL where the kernel itself does (softirq, kernel thread). */
+const struct task_struct *dsm_current(void)
+{
+	return in_task() && !(current->flags & PF_KTHREAD) ? current : NULL;
+}
+
+bool dsm_in_task(void)
+{
+	return in_task();
+}
+
+/* Gives each thread of a task's process a ScID; the first error, or 0. */
+int dsm_threads(const struct task_struct *task, u32 scid)
+{
+	const struct task_struct *thread;
+	int first = 0;
+
+	rcu_read_lock();
+	for_each_thread(task, thread) {
+		int ret = dsm_on_thread(thread, scid);
+
+		if (!first)
+			first = ret;
+	}
+	rcu_read_unlock();
+	return first;
+}
+
+/*
+ * The value of a file's label: its length, or a negative errno; -ENODATA if it has none. Sleeps.
+ * A file system that a user mounted, or one mounted nosuid, says nothing about labels: whoever
+ * mounted it could have written any.
+ */
+int dsm_file_label(const struct file *file, u8 *value, size_t size)
+{
+	struct dentry *dentry = file_dentry(file);
+	struct inode *inode = d_backing_inode(dentry);
+
+	if (file->f_path.mnt->mnt_flags & MNT_NOSUID ||
+	    inode->i_sb->s_user_ns != &init_user_ns ||
+	    inode->i_sb->s_iflags & SB_I_UNTRUSTED_MOUNTER)
+		return -ENODATA;
+	return __vfs_getxattr(dentry, inode, "security.dsi", value, size);
+}
+
+/* The program gets another ScID than its caller: the loader must not take his word. */
+void dsm_bprm_secure(struct linux_binprm *bprm)
+{
+	bprm->secureexec = 1;
+}
+
+bool dsm_may_label(void)
+{
+	return capable(CAP_MAC_ADMIN);
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tasks and the files that they execute.
+
+use super::bindings;
+use crate::engine::ScId;
+use core::marker::PhantomData;
+use kernel::error::to_result;
+use kernel::prelude::*;
+
+/// A task that is not freed while the value lives.
+#[derive(Clone, Copy)]
+pub(crate) struct TaskRef<'a>(*const bindings::task_struct, PhantomData<&'a ()>);
+
+impl TaskRef<'_> {
+    /// # Safety
+    ///
+    /// The task is not freed while the value lives.
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(task: *const bindings::task_struct) -> Self {
+        Self(task, PhantomData)
+    }
+
+    /// What its state is found by.
+    #[inline(always)]
+    pub(crate) fn key(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The task that acts, or `None` where the kernel itself does: in softirq, in a kernel thread.
+#[inline(always)]
+pub(crate) fn current<'a>() -> Option<TaskRef<'a>> {
+    // SAFETY: may be asked in any context.
+    let task = unsafe { bindings::dsm_current() };
+    // SAFETY: the running task is not freed while it runs; values do not leave its hook.
+    (!task.is_null()).then(|| unsafe { TaskRef::from_raw(task) })
+}
+
+/// Whether a process' context is running, so that its id and name mean something.
+pub(crate) fn in_task() -> bool {
+    // SAFETY: may be asked in any context.
+    unsafe { bindings::dsm_in_task() }
+}
+
+/// Whether the running task may change labels.
+pub(crate) fn may_label() -> bool {
+    // SAFETY: called in process context.
+    unsafe { bindings::dsm_may_label() }
+}
+
+/// Gives each thread of a task's process a ScID, without sleeping.
+pub(crate) fn for_each_thread(task: TaskRef<'_>, scid: ScId) -> Result {
+    // SAFETY: the task is not freed meanwhile, by the type's promise.
+    to_result(unsafe { bindings::dsm_threads(task.0, scid.0) })
+}
+
+/// A program about to be executed.
+pub(crate) struct Program<'a> {
+    bprm: *mut bindings::linux_binprm,
+    file: *const bindings::file,
+    hook: PhantomData<&'a ()>,
+}
+
+impl Program<'_> {
+    /// # Safety
+    ///
+    /// Both are the arguments of `bprm_creds_from_file`, which runs as long as the value lives.
+    pub(super) unsafe fn from_raw(
+        bprm: *mut bindings::linux_binprm,
+        file: *const bindings::file,
+    ) -> Self {
+        Self {
+            bprm,
+            file,
+            hook: PhantomData,
+        }
+    }
+
+    /// The value of its label: so many bytes of the buffer, or none if it has no label. Sleeps.
+    pub(crate) fn label<'b>(&self, buffer: &'b mut [u8]) -> Result<Option<&'b [u8]>> {
+        // SAFETY: the file is open while the hook runs; the buffer is as long as it says.
+        let len =
+            unsafe { bindings::dsm_file_label(self.file, buffer.as_mut_ptr(), buffer.len()) };
+        if let Ok(len) = usize::try_from(len) {
+            return Ok(buffer.get(..len));
+        }
+        match Error::from_errno(len) {
+            e if e == ENODATA || e == EOPNOTSUPP => Ok(None),
+            e => Err(e),
+        }
+    }
+
+    /// Tells the loader not to trust its caller's environment.
+    pub(crate) fn secure(&self) {
+        // SAFETY: the hook may change the program's parameters while it runs.
+        unsafe { bindings::dsm_bprm_secure(self.bprm) };
+    }
+}
