@@ -25,6 +25,9 @@ pub struct NodeSpec {
     pub cpus: u8,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Boots the kernel as it is packaged, which unpacks itself to a random address. Without this it is
+    /// unpacked before, which saves seconds of emulation and leaves it at its linked address.
+    pub kaslr: bool,
     /// Words added to the kernel's command line.
     pub kernel_args: &'static [&'static str],
     /// Words added to QEMU's command line.
@@ -38,6 +41,7 @@ impl NodeSpec {
             name,
             cpus: 1,
             memory_mib: 512,
+            kaslr: false,
             kernel_args: &[],
             qemu_args: &[],
         }
@@ -52,6 +56,12 @@ impl NodeSpec {
     /// The same with this memory.
     pub const fn memory_mib(mut self, memory_mib: u32) -> Self {
         self.memory_mib = memory_mib;
+        self
+    }
+
+    /// The same with the kernel at a random address.
+    pub const fn kaslr(mut self) -> Self {
+        self.kaslr = true;
         self
     }
 
@@ -112,6 +122,7 @@ impl Cluster {
                 ip: address(index),
                 cpus: spec.cpus,
                 memory_mib: spec.memory_mib,
+                kaslr: spec.kaslr,
                 kernel_args: spec
                     .kernel_args
                     .iter()

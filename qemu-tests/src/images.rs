@@ -14,8 +14,10 @@ use crate::suite::Need;
 /// The images of one kernel release.
 #[derive(Clone, Debug)]
 pub struct Images {
-    /// The stock kernel.
+    /// The stock kernel, as packaged.
     pub vmlinuz: PathBuf,
+    /// The same, unpacked.
+    pub vmlinux: PathBuf,
     /// Loads the drivers and lays the overlay.
     pub initramfs: PathBuf,
     /// Debian's programs.
@@ -91,6 +93,7 @@ impl Images {
         };
         Ok(Self {
             vmlinuz: get("vmlinuz")?.into(),
+            vmlinux: get("vmlinux")?.into(),
             initramfs: get("initramfs")?.into(),
             base: get("base")?.into(),
             kernel: get("kernel")?.into(),

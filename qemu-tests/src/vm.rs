@@ -39,6 +39,8 @@ pub struct VmSpec {
     pub cpus: u8,
     /// Memory in MiB.
     pub memory_mib: u32,
+    /// Boots the kernel as it is packaged, which unpacks itself to a random address.
+    pub kaslr: bool,
     /// Words added to the kernel's command line.
     pub kernel_args: Vec<String>,
     /// Words added to QEMU's command line.
@@ -125,7 +127,11 @@ impl Vm {
                 &spec.memory_mib.to_string(),
             ])
             .arg("-kernel")
-            .arg(&images.vmlinuz)
+            .arg(if spec.kaslr {
+                &images.vmlinuz
+            } else {
+                &images.vmlinux
+            })
             .arg("-initrd")
             .arg(&images.initramfs)
             .args(["-append", append.trim()])
