@@ -129,7 +129,7 @@ pub(crate) struct Map {
     table: Writer<Arc<Node>>,
     nodes: RBTree<u16, Record>,
     count: usize,
-    /// Addresses of this node's interfaces, and loopback.
+    /// Addresses of this node's interfaces, and loopback; one for each interface that has it.
     local: KVec<u32>,
     snid: SnId,
     cluster: Option<[u8; 16]>,
@@ -403,6 +403,10 @@ impl Map {
         }
         let mut entries = KVVec::new();
         let gone = self.gone(snid, &[], &mut entries)?;
+        if let Some(record) = self.nodes.get_mut(&number(snid)) {
+            // In its place, for what is taken out of the tree is a copy.
+            record.keys = Keys::none();
+        }
         self.nodes.remove(&number(snid));
         self.count -= 1;
         for address in gone {
@@ -469,9 +473,6 @@ impl Map {
 
     /// An address came to an interface of this node.
     fn add_local(&mut self, address: u32) -> Result<(), Refusal> {
-        if self.local.contains(&address) {
-            return Ok(());
-        }
         let mut entries = KVVec::new();
         if self.owner(address).is_none() {
             let node = build(self.snid, &self.ring, self.snid, None);
@@ -484,8 +485,11 @@ impl Map {
 
     /// An address went from an interface of this node.
     fn remove_local(&mut self, address: u32) {
-        self.local.retain(|local| *local != address);
-        if self.owner(address).is_none() {
+        if let Some(at) = self.local.iter().position(|local| *local == address) {
+            // The position is a valid one.
+            let _ = self.local.remove(at);
+        }
+        if !self.local.contains(&address) && self.owner(address).is_none() {
             self.table.remove(address);
         }
     }

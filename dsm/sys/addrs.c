@@ -36,11 +36,11 @@ int dsm_addrs_watch(void)
 	struct net_device *dev;
 	int ret;
 
+	/* Under the lock, so that each address is seen once: here or by the notifier. */
+	rtnl_lock();
 	ret = register_inetaddr_notifier(&inetaddr_block);
 	if (ret)
-		return ret;
-	/* Those that were there before; seeing one twice does no harm. */
-	rtnl_lock();
+		goto unlock;
 	for_each_netdev(&init_net, dev) {
 		in_dev = __in_dev_get_rtnl(dev);
 		if (!in_dev)
@@ -48,8 +48,9 @@ int dsm_addrs_watch(void)
 		in_dev_for_each_ifa_rtnl(ifa, in_dev)
 			dsm_addrs_on_change(be32_to_cpu(ifa->ifa_local), true);
 	}
+unlock:
 	rtnl_unlock();
-	return 0;
+	return ret;
 }
 
 void dsm_addrs_unwatch(void)
