@@ -10,6 +10,7 @@ pub mod address;
 pub mod files;
 pub mod netlink;
 pub mod pki;
+pub mod policy;
 pub mod profile;
 pub mod signature;
 pub mod tls;
