@@ -214,8 +214,8 @@ fn denial(a: Attributes<'_>) -> Result<Event, DecodeError> {
         tscid: a.u32(event::TSCID)?.unwrap_or_default(),
         tsnid: a.u32(event::TSNID)?.unwrap_or_default(),
         protocol: a.u8(event::PROTOCOL)?.unwrap_or_default(),
-        source: a.address(event::SADDR)?,
-        target: a.address(event::DADDR)?,
+        source: endpoint(a, event::SADDR, event::SPORT)?,
+        target: endpoint(a, event::DADDR, event::DPORT)?,
         source_port: a.u16(event::SPORT)?.unwrap_or_default(),
         target_port: a.u16(event::DPORT)?.unwrap_or_default(),
         pid: a.u32(event::PID)?.unwrap_or_default(),
@@ -225,6 +225,13 @@ fn denial(a: Attributes<'_>) -> Result<Event, DecodeError> {
         suppressed: a.u64(event::SUPPRESSED)?.unwrap_or_default(),
         hook: a.string(event::HOOK)?.unwrap_or_default(),
     })
+}
+
+/// An address of the event; where no packet was concerned, the kernel sends zeros.
+fn endpoint(a: Attributes<'_>, address: u16, port: u16) -> Result<Option<IpAddr>, DecodeError> {
+    let port = a.u16(port)?.unwrap_or_default();
+    Ok(a.address(address)?
+        .filter(|address| !address.is_unspecified() || port != 0))
 }
 
 #[cfg(test)]
@@ -260,6 +267,21 @@ mod tests {
         assert_eq!(event.source, Some("10.0.0.1".parse().unwrap()));
         assert_eq!((event.source_port, event.target_port), (4000, 0));
         assert_eq!(event.comm, "PhoneManiaEP");
+    }
+
+    #[test]
+    fn zeros_for_an_address_are_no_address() {
+        let unspecified = "0.0.0.0".parse().unwrap();
+        let exec = Payload::new(operation::DENIAL).address(event::SADDR, unspecified);
+        let Some(Notice::Denial(event)) = notice(&exec).unwrap() else {
+            panic!("no denial")
+        };
+        assert_eq!((event.source, event.target), (None, None));
+        let bind = exec.bytes(event::SPORT, &9001u16.to_ne_bytes());
+        let Some(Notice::Denial(event)) = notice(&bind).unwrap() else {
+            panic!("no denial")
+        };
+        assert_eq!(event.source, Some(unspecified), "bound to any address");
     }
 
     #[test]
