@@ -225,7 +225,10 @@ impl fmt::Display for Refusal {
             ),
             Self::NoCluster => write!(f, "the node has no cluster yet: config-set cluster first"),
             Self::SignatureWrong => {
-                write!(f, "signature is not over this image: sign these very bytes, -noattr")
+                write!(
+                    f,
+                    "signature is not over this image: sign these very bytes, -noattr"
+                )
             }
             Self::SignatureForeign => write!(
                 f,
@@ -259,10 +262,16 @@ impl fmt::Display for Refusal {
                 write!(f, "the map is full with {most} nodes: node-del one first")
             }
             Self::Addresses { found, most } => {
-                write!(f, "{found} addresses, a node has at most {most}: send fewer")
+                write!(
+                    f,
+                    "{found} addresses, a node has at most {most}: send fewer"
+                )
             }
             Self::AddressLength { found } => {
-                write!(f, "address of {found} bytes: only IPv4, 4 bytes, is labelled")
+                write!(
+                    f,
+                    "address of {found} bytes: only IPv4, 4 bytes, is labelled"
+                )
             }
             Self::AddressUnusable { address } => {
                 write!(f, "address {address} is no node's: use its unicast address")
@@ -282,7 +291,10 @@ impl fmt::Display for Refusal {
             }
             Self::KeyWithoutEpoch => write!(f, "tx-key without key-epoch: send both"),
             Self::EpochWithoutKey => write!(f, "key-epoch without tx-key: send both"),
-            Self::OwnKey => write!(f, "the key to this node itself is derived: leave tx-key out"),
+            Self::OwnKey => write!(
+                f,
+                "the key to this node itself is derived: leave tx-key out"
+            ),
 
             Self::EpochZero { .. } => write!(f, "key epoch 0: epochs count from 1"),
             Self::EpochOld { found, oldest, .. } => write!(

@@ -151,11 +151,7 @@ fn pair(epoch: u32, secret: &Secret, sender: SnId) -> PairKey {
 /// A node's entry: the key to it out of `keys`, those from it derived from our own secrets.
 fn build(own: SnId, ring: &Ring, snid: SnId, keys: Option<&Keys>) -> Node {
     let mut secrets = ring.secrets.iter();
-    let mut rx = || {
-        secrets
-            .next()
-            .map(|key| pair(key.epoch, &key.secret, snid))
-    };
+    let mut rx = || secrets.next().map(|key| pair(key.epoch, &key.secret, snid));
     let tx = if snid.is_none() {
         None
     } else if snid == own {
@@ -242,11 +238,7 @@ impl Map {
     }
 
     /// Entries for all addresses, as identity and keys now are.
-    fn prepare_all(
-        &self,
-        own: SnId,
-        ring: &Ring,
-    ) -> Result<KVVec<Prepared<Arc<Node>>>, Refusal> {
+    fn prepare_all(&self, own: SnId, ring: &Ring) -> Result<KVVec<Prepared<Arc<Node>>>, Refusal> {
         let mut all = KVVec::new();
         let mut mine = KVec::new();
         for address in self.local.iter() {

@@ -307,10 +307,7 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
             return;
         }
         // INVARIANT: from `KBox::into_raw`.
-        let old = self
-            .map
-            .table
-            .swap(KBox::into_raw(table), Ordering::AcqRel);
+        let old = self.map.table.swap(KBox::into_raw(table), Ordering::AcqRel);
         self.bits += 1;
         synchronize();
         Self::free_table(old);
@@ -326,7 +323,9 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
             while let Some(entry) = unsafe { at.as_ref() } {
                 let copy = Prepared::new(entry.key, entry.value.clone())?;
                 if let Some(to) = table.bucket(entry.key) {
-                    copy.0.next.store(to.load(Ordering::Relaxed), Ordering::Relaxed);
+                    copy.0
+                        .next
+                        .store(to.load(Ordering::Relaxed), Ordering::Relaxed);
                     to.store(KBox::into_raw(copy.0), Ordering::Relaxed);
                 }
                 at = entry.next.load(Ordering::Relaxed);
