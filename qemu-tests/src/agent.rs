@@ -99,6 +99,12 @@ fn perform(ask: &Ask, children: &Arc<Children>) -> io::Result<Answer> {
             send_signal(*pid, *signal)?;
             Ok(Answer::Done)
         }
+        Ask::Kill { pid } => {
+            if matches!(children.lock().get(pid), Some(None)) {
+                send_group_signal(*pid);
+            }
+            Ok(join(*pid, Duration::from_secs(10), children))
+        }
         Ask::WaitLine {
             path,
             text,
@@ -225,7 +231,9 @@ fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<(ExitStatus, b
             return Ok((status, false));
         }
         if Instant::now() >= deadline {
-            send_group_signal(child.id());
+            if let Ok(leader) = i32::try_from(child.id()) {
+                send_group_signal(leader);
+            }
             child.kill()?;
             return Ok((child.wait()?, true));
         }
@@ -298,11 +306,8 @@ fn send_signal(pid: i32, signal: i32) -> io::Result<()> {
     Ok(rustix::process::kill_process(pid, signal)?)
 }
 
-fn send_group_signal(leader: u32) {
-    let group = i32::try_from(leader)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    if let Some(group) = group {
+fn send_group_signal(leader: i32) {
+    if let Some(group) = rustix::process::Pid::from_raw(leader) {
         // It may have ended by itself in between.
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }

@@ -204,11 +204,21 @@ impl Cluster {
         self.nodes.iter().for_each(Node::collect_logs);
     }
 
+    /// A place in each node's console.
+    pub fn console_marks(&self) -> Vec<u64> {
+        self.nodes.iter().map(Node::kernel_mark).collect()
+    }
+
     /// The tails of all logs, for a failure's report.
     pub fn log_tails(&self, lines: usize) -> String {
-        self.nodes
-            .iter()
-            .map(|node| node.log_tails(lines))
+        self.log_tails_since(&vec![0; self.nodes.len()], lines)
+    }
+
+    /// The same, consoles from their marks on.
+    pub fn log_tails_since(&self, marks: &[u64], lines: usize) -> String {
+        let nodes = self.nodes.iter().zip(marks);
+        nodes
+            .map(|(node, mark)| node.log_tails(*mark, lines))
             .collect()
     }
 }

@@ -170,6 +170,10 @@ impl Payload {
             repository.join("qemu-tests/guest/init"),
         );
         payload.add(
+            "/opt/dsi/libexec/ynl-do",
+            repository.join("qemu-tests/guest/ynl-do"),
+        );
+        payload.add(
             "/opt/dsi/libexec/dsi-guest-agent",
             programs.join("dsi-guest-agent"),
         );

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use dsi_qemu_tests::runner::{Options, run};
 use dsi_qemu_tests::suites::ALL;
+use dsi_qemu_tests::{Need, shell};
 
 const USAGE: &str =
     "usage: dsi-qemu-tests [--list] [--filter TEXT] [--kernel RELEASE] [--jobs N] [--no-build]
@@ -13,12 +14,25 @@ Boots nodes in QEMU and runs the suites on them. Logs go to target/qemu/SUITE/NO
 --kernel RELEASE  the stock kernel to run on (newest)
 --jobs N          suites at the same time (1)
 --no-build        takes the programs as they are
+--shell NODES     boots the nodes (a,b,...) and runs lines 'NODE COMMAND' of standard input on them
+--servers         with --shell: has smd, ssd and dsictl on them, too
 exit code: 0 all passed, 1 a test failed, 2 usage, 3 the harness failed";
 
 fn main() -> ExitCode {
     match options(std::env::args().skip(1)) {
-        Ok(Some(options)) => ExitCode::from(run(ALL, &options)),
-        Ok(None) => {
+        Ok(Do::Tests(options)) => ExitCode::from(run(ALL, &options)),
+        Ok(Do::Shell {
+            nodes,
+            needs,
+            no_build,
+        }) => match shell::run(&nodes, &needs, no_build, std::io::stdin().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("{failure}");
+                ExitCode::from(3)
+            }
+        },
+        Ok(Do::Help) => {
             println!("{USAGE}");
             ExitCode::SUCCESS
         }
@@ -29,8 +43,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// The options of a command line; `None` if it asks for help.
-fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+/// What a command line asks for.
+enum Do {
+    Tests(Options),
+    Shell {
+        nodes: String,
+        needs: Vec<Need>,
+        no_build: bool,
+    },
+    Help,
+}
+
+fn options(mut args: impl Iterator<Item = String>) -> Result<Do, String> {
     let mut options = Options {
         kernel: "newest".into(),
         filter: None,
@@ -38,10 +62,11 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, St
         no_build: false,
         jobs: 1,
     };
+    let (mut shell, mut needs) = (None, vec![Need::Module]);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
-            "--help" | "-h" => return Ok(None),
+            "--help" | "-h" => return Ok(Do::Help),
             "--list" => options.list = true,
             "--no-build" => options.no_build = true,
             "--filter" => options.filter = Some(value()?),
@@ -49,10 +74,19 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, St
             "--jobs" => {
                 options.jobs = value()?
                     .parse()
-                    .map_err(|_| "--jobs: expected a number".to_owned())?
+                    .map_err(|_| "--jobs: expected a number".to_owned())?;
             }
+            "--shell" => shell = Some(value()?),
+            "--servers" => needs.push(Need::Servers),
             _ => return Err(format!("unknown argument '{arg}'")),
         }
     }
-    Ok(Some(options))
+    Ok(match shell {
+        Some(nodes) => Do::Shell {
+            nodes,
+            needs,
+            no_build: options.no_build,
+        },
+        None => Do::Tests(options),
+    })
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -261,6 +261,7 @@ impl CommandOn<'_> {
                 pid,
                 log,
                 seen: AtomicU64::new(from),
+                ended: AtomicBool::new(false),
             }),
             Answer::Error { detail, errno } => Err(Failure::new(format!(
                 "{}: '{text}' cannot be started: {detail} [errno {errno}]",
@@ -275,13 +276,24 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A program in the background of a node. It goes on when this is dropped; the suite's end ends it.
+/// A program in the background of a node. It is killed when this is dropped, with all that it has
+/// started, so that a failed test leaves nothing to the next.
 pub struct Process {
     link: Arc<Link>,
     name: String,
     pid: i32,
     log: String,
     seen: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.ended.load(Ordering::Relaxed) {
+            // A node that is gone has no programs.
+            let _ = self.link.ask(Ask::Kill { pid: self.pid }, GRACE);
+        }
+    }
 }
 
 impl Process {
@@ -371,7 +383,10 @@ impl Process {
             },
             PATIENCE,
         )? {
-            Answer::Ended(ended) => Ok(ended.code),
+            Answer::Ended(ended) => {
+                self.ended.store(true, Ordering::Relaxed);
+                Ok(ended.code)
+            }
             Answer::Running => Err(Failure::new(format!(
                 "{}: {} has not ended in time",
                 self.link.node, self.name
@@ -655,18 +670,22 @@ impl Node {
         lock(&self.logs).push(path.to_owned());
     }
 
-    /// The kept logs' tails, for a failure's report.
-    pub fn log_tails(&self, lines: usize) -> String {
-        let mut text = format!(
-            "{}: console:\n{}",
-            self.name,
-            indent(&self.console_tail(lines))
-        );
+    /// The tails of the console since a mark and of the kept logs, for a failure's report.
+    pub fn log_tails(&self, mark: u64, lines: usize) -> String {
+        let console = self.kernel_lines_since(mark);
+        let tail = console[console.len().saturating_sub(lines)..].join("\n");
+        let mut text = String::new();
+        if !tail.is_empty() {
+            text = format!("{}: console:\n{}", self.name, indent(&tail));
+        }
         for log in lock(&self.logs).iter() {
             let name = log.rsplit('/').next().unwrap_or(log);
             let content = std::fs::read_to_string(self.dir.join(name)).unwrap_or_default();
             let all: Vec<&str> = content.lines().collect();
             let tail = all[all.len().saturating_sub(lines)..].join("\n");
+            if tail.is_empty() {
+                continue;
+            }
             text.push_str(&format!("{}: {name}:\n{}", self.name, indent(&tail)));
         }
         text

@@ -78,6 +78,11 @@ pub enum Ask {
         /// The signal's number.
         signal: i32,
     },
+    /// Kills a program that `Spawn` started, with all that it has started, and waits for its end.
+    Kill {
+        /// Its process id.
+        pid: i32,
+    },
     /// Waits until a line after byte `from` of a file contains `text`.
     WaitLine {
         /// The file; it may not exist yet.

@@ -153,7 +153,18 @@ pub fn boot_for(
     needs: &[Need],
     run: impl FnOnce(&mut Cluster) -> TestResult,
 ) -> TestResult {
-    let ready = prepare(needs, "newest", false)?;
+    boot_with(name, nodes, needs, false, run)
+}
+
+/// As [`boot_for`]; with `no_build`, programs are taken as they are.
+pub fn boot_with(
+    name: &str,
+    nodes: &[NodeSpec],
+    needs: &[Need],
+    no_build: bool,
+    run: impl FnOnce(&mut Cluster) -> TestResult,
+) -> TestResult {
+    let ready = prepare(needs, "newest", no_build)?;
     let mut cluster = Cluster::boot(nodes, &ready.images, &ready.payload, &ready.dir.join(name))?;
     run(&mut cluster)
 }
@@ -230,9 +241,10 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready) -> Counts {
         ready.images.release
     );
 
+    let marks = cluster.console_marks();
     let setup = guarded(&mut cluster, suite.setup);
     if let Err(failure) = setup {
-        report(&format!("{}/setup", suite.name), &failure, &cluster);
+        report(&format!("{}/setup", suite.name), &failure, &cluster, &marks);
         return match failure {
             Failure::Fault(_) => Counts {
                 skipped: rest(0),
@@ -248,13 +260,14 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready) -> Counts {
     for (done, test) in tests.iter().enumerate() {
         let name = whole_name(suite, test);
         let begin = Instant::now();
+        let marks = cluster.console_marks();
         match guarded(&mut cluster, test.run) {
             Ok(()) => {
                 counts.passed += 1;
                 println!("PASS {name} ({:.1} s)", begin.elapsed().as_secs_f64());
             }
             Err(failure) => {
-                report(&name, &failure, &cluster);
+                report(&name, &failure, &cluster, &marks);
                 if let Failure::Fault(_) = failure {
                     return Counts {
                         skipped: rest(done),
@@ -307,7 +320,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("(without a text)")
 }
 
-fn report(name: &str, failure: &Failure, cluster: &Cluster) {
+fn report(name: &str, failure: &Failure, cluster: &Cluster, marks: &[u64]) {
     cluster.collect_logs();
     let head = match failure {
         Failure::Failed(_) => "FAIL",
@@ -315,7 +328,7 @@ fn report(name: &str, failure: &Failure, cluster: &Cluster) {
     };
     println!(
         "{head} {name}: {failure}\n{}     all logs: {}",
-        cluster.log_tails(TAIL),
+        cluster.log_tails_since(marks, TAIL),
         shown(cluster.dir())
     );
 }
