@@ -597,7 +597,8 @@ impl Table {
         let bounds: [u8; 8] = array_at(bytes, at);
         let (start, end) = (u32_at(&bounds, 0), u32_at(&bounds, 4));
         let first = (self.entries as usize).wrapping_add((start as usize).wrapping_mul(entry_len));
-        (first, end.wrapping_sub(start))
+        // Validation has seen to the bound; kept here so that no look-up is ever longer, whatever the bytes.
+        (first, end.wrapping_sub(start).min(MAX_BUCKET_LEN))
     }
 
     /// The bucket of a key.

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! Shows that labels are written and read as the contract says: a known packet, whose bytes an independent SipHash
+//! made, every kind of malformed options area beside its sound twin, and any bytes at all without a panic.
+
+use dsi_engine::label::{self, OPTION_LEN, PLACEHOLDER};
+use dsi_engine::{Flow, Label, LabelError, Prf, ScId, SnId};
+use proptest::prelude::*;
+use siphasher::sip::SipHasher24;
+use std::hash::Hasher;
+
+struct Sip;
+
+impl Prf for Sip {
+    fn siphash_u64x1(key: &[u8; 16], word: u64) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(key);
+        hasher.write(&word.to_le_bytes());
+        hasher.finish()
+    }
+
+    fn siphash_u64x3(key: &[u8; 16], words: [u64; 3]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(key);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        hasher.write(&bytes);
+        hasher.finish()
+    }
+}
+
+const SECRET: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+const PAIR_KEY: [u8; 16] = 0xe694_e195_57bf_7f00_e411_7090_1333_c860_u128.to_be_bytes();
+const FLOW: Flow = Flow {
+    protocol: 17,
+    saddr: 0x0A00_0001,
+    daddr: 0x0A00_0002,
+    sport: 40000,
+    dport: 8801,
+};
+/// Node 1, ScID 10, epoch 5, in [`FLOW`].
+const OPTION: [u8; OPTION_LEN] = [
+    158, 20, 0x10, 5, 0, 0, 0, 1, 0, 0, 0, 10, 0x6e, 0x06, 0xf5, 0x20, 0x76, 0xdd, 0x02, 0x51,
+];
+
+fn node(snid: u32) -> SnId {
+    SnId::node(snid).unwrap()
+}
+
+#[test]
+fn a_known_packet_has_the_known_label() {
+    assert_eq!(label::pair_key::<Sip>(&SECRET, node(1)), PAIR_KEY);
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW, &PAIR_KEY);
+    assert_eq!(
+        sealed.words(&FLOW),
+        [
+            0x1005_0011_0000_0001,
+            0x0000_000a_0a00_0001,
+            0x0a00_0002_9c40_2261
+        ]
+    );
+    assert_eq!(sealed.encode(), OPTION);
+    assert_eq!(Label::parse(&OPTION), Ok(sealed));
+    assert!(sealed.verify::<Sip>(&FLOW, &PAIR_KEY));
+}
+
+#[test]
+fn a_label_verifies_in_its_own_packet_only() {
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW, &PAIR_KEY);
+    for other in [
+        Label { epoch: 6, ..sealed },
+        Label {
+            snid: node(2),
+            ..sealed
+        },
+        Label {
+            scid: ScId(20),
+            ..sealed
+        },
+        Label {
+            mac: sealed.mac ^ 1,
+            ..sealed
+        },
+    ] {
+        assert!(!other.verify::<Sip>(&FLOW, &PAIR_KEY), "{other:?}");
+    }
+    for other in [
+        Flow {
+            protocol: 6,
+            ..FLOW
+        },
+        Flow {
+            saddr: 0x0A00_0003,
+            ..FLOW
+        },
+        Flow {
+            daddr: 0x0A00_0003,
+            ..FLOW
+        },
+        Flow {
+            sport: 40001,
+            ..FLOW
+        },
+        Flow {
+            dport: 9001,
+            ..FLOW
+        },
+    ] {
+        assert!(!sealed.verify::<Sip>(&other, &PAIR_KEY), "{other:?}");
+    }
+    let other_sender = label::pair_key::<Sip>(&SECRET, node(2));
+    assert!(!sealed.verify::<Sip>(&FLOW, &other_sender));
+}
+
+#[test]
+fn a_label_is_found_among_other_options() {
+    let label = Label::parse(&OPTION).unwrap();
+    let area = |before: &[u8], after: &[u8]| [before, &OPTION, after].concat();
+    for sound in [
+        area(&[], &[]),
+        area(&[1, 1], &[0, 0]),
+        area(&[7, 3, 4], &[1]),
+        area(&[], &[0, 158, 20]), // behind the end of the list nothing counts
+    ] {
+        assert_eq!(label::find(&sound), Ok(Some(label)), "{sound:?}");
+    }
+    for without in [
+        &[][..],
+        &[0],
+        &[1, 1, 1, 0],
+        &[7, 3, 4, 0],
+        &[0, 158, 20, 1],
+    ] {
+        assert_eq!(label::find(without), Ok(None), "{without:?}");
+    }
+}
+
+#[test]
+fn a_malformed_area_is_refused() {
+    for (area, error) in [
+        (
+            [&OPTION[..], &OPTION[..]].concat(),
+            LabelError::Duplicate { offset: 20 },
+        ),
+        (OPTION[..19].to_vec(), LabelError::Truncated { offset: 0 }),
+        (vec![1, 158], LabelError::Truncated { offset: 1 }),
+        (vec![7, 0, 1, 1], LabelError::Truncated { offset: 0 }),
+        (vec![7, 1, 1, 1], LabelError::Truncated { offset: 0 }),
+        (vec![7, 5, 1, 1], LabelError::Truncated { offset: 0 }),
+        (
+            vec![158, 4, 0x10, 5],
+            LabelError::Length {
+                offset: 0,
+                found: 4,
+            },
+        ),
+        (
+            [&OPTION[..], &[7, 9]].concat(),
+            LabelError::Truncated { offset: 20 },
+        ),
+    ] {
+        assert_eq!(label::find(&area), Err(error), "{area:?}");
+    }
+}
+
+#[test]
+fn a_malformed_label_is_refused() {
+    let with = |at: usize, byte: u8| {
+        let mut option = OPTION;
+        option[at] = byte;
+        Label::parse(&option)
+    };
+    assert_eq!(with(0, 159), Err(LabelError::Kind { found: 159 }));
+    assert_eq!(
+        with(1, 19),
+        Err(LabelError::Length {
+            offset: 0,
+            found: 19
+        })
+    );
+    assert_eq!(with(2, 0x20), Err(LabelError::Version { found: 2 }));
+    assert_eq!(with(2, 0x11), Err(LabelError::Flags { found: 1 }));
+    assert_eq!(with(5, 1), Err(LabelError::Node { found: 0x0001_0001 }));
+    assert_eq!(with(7, 0), Err(LabelError::Node { found: 0 }));
+    let mut outside = OPTION;
+    outside[8..12].fill(0xFF);
+    assert_eq!(
+        Label::parse(&outside),
+        Err(LabelError::Context { found: u32::MAX })
+    );
+    assert!(with(7, 2).is_ok());
+}
+
+#[test]
+fn a_placeholder_is_located_and_never_taken_for_a_label() {
+    assert_eq!(label::locate(&PLACEHOLDER), Ok(Some(0)));
+    assert_eq!(
+        label::find(&PLACEHOLDER),
+        Err(LabelError::Version { found: 0 })
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..=64)) {
+        if let Ok(Some(offset)) = label::locate(&bytes) {
+            prop_assert_eq!(&bytes[offset..offset + 2], &[158, 20]);
+            prop_assert!(offset + OPTION_LEN <= bytes.len());
+        }
+        if let Ok(Some(label)) = label::find(&bytes) {
+            let offset = label::locate(&bytes).unwrap().unwrap();
+            prop_assert_eq!(&label.encode()[..], &bytes[offset..offset + OPTION_LEN]);
+        }
+    }
+
+    #[test]
+    fn areas_of_options_are_read_as_a_naive_reader_does(
+        options in proptest::collection::vec((prop::sample::select(vec![0_u8, 1, 7, 158]), 0_u8..=24), 0..6),
+    ) {
+        let mut area = Vec::new();
+        for (kind, len) in options {
+            match kind {
+                0 | 1 => area.push(kind),
+                158 => area.extend(OPTION),
+                _ => area.extend(std::iter::once(kind).chain([len]).chain((2..len).map(|_| 1))),
+            }
+        }
+        prop_assert_eq!(label::locate(&area).ok(), naive(&area));
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back(epoch: u8, snid in 1_u32..=65535, scid in 0_u32..u32::MAX, mac: u64) {
+        let label = Label { epoch, snid: node(snid), scid: ScId(scid), mac };
+        prop_assert_eq!(Label::parse(&label.encode()), Ok(label));
+    }
+}
+
+/// Splits the area into options first and looks for labels then; `None` is an error.
+fn naive(area: &[u8]) -> Option<Option<usize>> {
+    let mut options = Vec::new();
+    let mut rest = area;
+    while let [kind, tail @ ..] = rest {
+        let len = match kind {
+            0 => break,
+            1 => 1,
+            _ => usize::from(*tail.first()?),
+        };
+        if len > rest.len() || (*kind != 1 && len < 2) {
+            return None;
+        }
+        options.push((area.len() - rest.len(), &rest[..len]));
+        rest = &rest[len..];
+    }
+    let labels: Vec<_> = options
+        .iter()
+        .filter(|(_, option)| option[0] == 158)
+        .collect();
+    match labels.as_slice() {
+        [] => Some(None),
+        [(offset, option)] if option.len() == OPTION_LEN => Some(Some(*offset)),
+        _ => None,
+    }
+}
