@@ -117,7 +117,7 @@ pub enum Node {
         after_help = "Examples:\n  dsictl node list\n  dsictl --json node list | jq -r '.nodes[].name'"
     )]
     List,
-    /// Give a node another SnID (SetNodeID)
+    /// Give a node that has not joined yet another SnID (SetNodeID)
     #[command(after_help = "Examples:\n  dsictl node set-id munster 12")]
     SetId(SetId),
 }

@@ -40,6 +40,9 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// The request to apply a policy, in whose refusals an invalid argument is an invalid policy.
+pub const APPLYING: &str = "applying the policy";
+
 /// Why a command did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -198,8 +201,9 @@ impl Failure {
             Self::Bootstrap(InitError::File(error)) => file_exit(error),
             Self::Bootstrap(InitError::Name(_)) => Exit::Usage,
             Self::Unreachable { .. } => Exit::Unreachable,
-            Self::Server { status, .. } => match status.code() {
+            Self::Server { action, status } => match status.code() {
                 Code::Unavailable | Code::DeadlineExceeded => Exit::Unreachable,
+                Code::InvalidArgument if *action == APPLYING => Exit::InvalidPolicy,
                 Code::PermissionDenied | Code::Unauthenticated => Exit::NotPermitted,
                 _ => Exit::Failed,
             },
@@ -246,11 +250,11 @@ impl Failure {
             Self::Unreachable { management: None, .. } => {
                 "is ssd running there? `systemctl status ssd`, and its address in the profile's cluster.json".to_owned()
             }
-            Self::Server { status, .. } => match status.code() {
-                Code::Unauthenticated | Code::PermissionDenied => {
+            Self::Server { action, status } => match status.code() {
+                Code::Unauthenticated => {
                     "this needs an administrator's certificate of this cluster (admin.pem of the profile)".to_owned()
                 }
-                Code::FailedPrecondition => {
+                Code::FailedPrecondition if *action == APPLYING => {
                     "`dsictl policy history` and `dsictl status` show what the server holds; then try again".to_owned()
                 }
                 Code::Unavailable => "the connection broke; try again".to_owned(),

@@ -16,7 +16,7 @@ use tonic::{Streaming, transport::Channel};
 use super::{image, mode_name, parse, read};
 use crate::{
     cli::PolicyApply,
-    failure::Failure,
+    failure::{APPLYING, Failure},
     output::{Output, Report},
     session::Session,
 };
@@ -84,11 +84,7 @@ impl Report for Step {
                 error: Some(error),
                 ..
             } => writeln!(out, "{node}: refused: {error}"),
-            Self::Node {
-                node,
-                policy_version,
-                ..
-            } => writeln!(out, "{node}: still at policy {policy_version}"),
+            Self::Node { node, .. } => writeln!(out, "{node}: not yet"),
             Self::Done {
                 version,
                 in_force,
@@ -156,8 +152,13 @@ pub fn apply(arguments: &PolicyApply, profile: &Path, output: &Output) -> Result
         if arguments.no_wait {
             return Ok(());
         }
-        watch(&mut progress, version, deadline, output).await?;
-        conclude(&mut client, version, output).await
+        let mut watch = Watch {
+            version,
+            output,
+            told: BTreeMap::new(),
+        };
+        watch.follow(&mut progress, deadline).await?;
+        watch.conclude(&mut client).await
     })
 }
 
@@ -166,13 +167,16 @@ async fn send(
     client: &mut Client,
     request: v1::ApplyPolicyRequest,
 ) -> Result<Streaming<v1::ApplyPolicyProgress>, Failure> {
-    const ACTION: &str = "applying the policy";
     let mut progress = client
         .apply_policy(request)
         .await
-        .map_err(Failure::server(ACTION))?
+        .map_err(Failure::server(APPLYING))?
         .into_inner();
-    match progress.message().await.map_err(Failure::server(ACTION))? {
+    match progress
+        .message()
+        .await
+        .map_err(Failure::server(APPLYING))?
+    {
         Some(_) => Ok(progress),
         None => Err(Failure::Protocol {
             detail: "it does not say that the policy is stored".to_owned(),
@@ -180,75 +184,95 @@ async fn send(
     }
 }
 
-/// Shows what the nodes do, until all have said something or the time is up.
-async fn watch(
-    progress: &mut Streaming<v1::ApplyPolicyProgress>,
+/// What the nodes do with one version.
+struct Watch<'a> {
     version: u64,
-    deadline: Instant,
-    output: &Output,
-) -> Result<(), Failure> {
-    let mut said = BTreeMap::new();
-    while let Ok(next) = timeout_at(deadline, progress.message()).await {
-        let Some(message) = next.map_err(Failure::server("watching the nodes"))? else {
-            break;
-        };
-        if let Some(node) = message.node {
-            let in_force = node.policy_version == version;
-            let error = Some(node.last_error).filter(|error| !in_force && !error.is_empty());
-            // A node may report the same state twice; it is told once.
-            let state = (in_force, error.clone());
-            if said.insert(node.snid, state.clone()) != Some(state) {
-                output.line(&Step::Node {
-                    node: node.name,
-                    snid: node.snid,
-                    in_force,
-                    policy_version: node.policy_version,
-                    mode: node.mode,
-                    error,
-                    enforcing: message.enforcing,
-                    expected: message.expected,
-                })?;
-            }
-        }
-        if message.done {
-            break;
-        }
-    }
-    Ok(())
+    output: &'a Output,
+    /// By SnID: what was last told of a node, in force or the error.
+    told: BTreeMap<u32, (bool, Option<String>)>,
 }
 
-/// Says how it ended, by what the server knows of the nodes now.
-async fn conclude(client: &mut Client, version: u64, output: &Output) -> Result<(), Failure> {
-    let nodes = client
-        .list_nodes(v1::ListNodesRequest {})
-        .await
-        .map_err(Failure::server("listing the nodes"))?;
-    let (mut in_force, mut lagging, mut away) = (Vec::new(), Vec::new(), Vec::new());
-    let mut reasons = Vec::new();
-    for node in nodes.into_inner().nodes {
-        if !node.connected {
-            away.push(node.name);
-        } else if node.policy_version >= version {
-            in_force.push(node.name);
-        } else {
-            reasons.push(match node.last_error.as_str() {
-                "" => format!("{} (still at policy {})", node.name, node.policy_version),
-                error => format!("{} ({error})", node.name),
-            });
-            lagging.push(node.name);
+impl Watch<'_> {
+    /// Shows what the nodes do, until all have said something or the time is up.
+    async fn follow(
+        &mut self,
+        progress: &mut Streaming<v1::ApplyPolicyProgress>,
+        deadline: Instant,
+    ) -> Result<(), Failure> {
+        while let Ok(next) = timeout_at(deadline, progress.message()).await {
+            let Some(message) = next.map_err(Failure::server("watching the nodes"))? else {
+                break;
+            };
+            if let Some(node) = &message.node {
+                self.tell(node, message.enforcing, message.expected)?;
+            }
+            if message.done {
+                break;
+            }
         }
+        Ok(())
     }
-    output.line(&Step::Done {
-        version,
-        in_force,
-        lagging,
-        away,
-    })?;
-    match reasons.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::NotInForce {
-            version,
-            nodes: reasons,
-        }),
+
+    /// Tells what became of the policy on a node. Nodes also report other changes, and the same state twice.
+    fn tell(&mut self, node: &v1::Node, enforcing: u32, expected: u32) -> Result<(), Failure> {
+        let in_force = node.policy_version >= self.version;
+        let error = Some(node.last_error.clone()).filter(|error| !in_force && !error.is_empty());
+        let state = (in_force, error.clone());
+        if state == (false, None) || self.told.get(&node.snid) == Some(&state) {
+            return Ok(());
+        }
+        self.told.insert(node.snid, state);
+        self.output.line(&Step::Node {
+            node: node.name.clone(),
+            snid: node.snid,
+            in_force,
+            policy_version: node.policy_version,
+            mode: node.mode.clone(),
+            error,
+            enforcing,
+            expected,
+        })
+    }
+
+    /// Says how it ended, by what the server knows of the nodes now: the fastest are not in its stream.
+    async fn conclude(&mut self, client: &mut Client) -> Result<(), Failure> {
+        let nodes = client
+            .list_nodes(v1::ListNodesRequest {})
+            .await
+            .map_err(Failure::server("listing the nodes"))?;
+        let (here, away): (Vec<_>, Vec<_>) = nodes
+            .into_inner()
+            .nodes
+            .into_iter()
+            .partition(|node| node.connected);
+        let (in_force, lagging): (Vec<_>, Vec<_>) = here
+            .iter()
+            .partition(|node| node.policy_version >= self.version);
+        let count = |nodes: &[&v1::Node]| u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        for node in &here {
+            self.tell(
+                node,
+                count(&in_force),
+                count(&in_force).saturating_add(count(&lagging)),
+            )?;
+        }
+        let names = |nodes: &[&v1::Node]| nodes.iter().map(|node| node.name.clone()).collect();
+        self.output.line(&Step::Done {
+            version: self.version,
+            in_force: names(&in_force),
+            lagging: names(&lagging),
+            away: away.into_iter().map(|node| node.name).collect(),
+        })?;
+        if lagging.is_empty() {
+            return Ok(());
+        }
+        let reason = |node: &&v1::Node| match node.last_error.as_str() {
+            "" => format!("{} (still at policy {})", node.name, node.policy_version),
+            error => format!("{} ({error})", node.name),
+        };
+        Err(Failure::NotInForce {
+            version: self.version,
+            nodes: lagging.iter().map(reason).collect(),
+        })
     }
 }

@@ -2,11 +2,9 @@
 //! What `dsictl` promises to scripts without a server and without the module: help, exit codes, JSON, labels, and
 //! policies compiled and signed into files.
 
-mod common;
-
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
-use common::{Cluster, dsictl, example};
+use crate::common::{Cluster, dsictl, example};
 use serde_json::json;
 
 /// Every command, with what it needs to be understood.
