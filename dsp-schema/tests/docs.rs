@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+//! Shows that the policies in the documentation are policies: each XML block of docs/dsp.md parses and compiles, a
+//! bare rule within a document that declares what the page declares.
+
+use dsi_engine::image::Image;
+use dsp_schema::{CompileInput, compile, parse};
+
+#[test]
+fn every_policy_of_the_documentation_compiles() {
+    let page = include_str!("../../docs/dsp.md");
+    let mut blocks = 0;
+    for block in page.split("```xml\n").skip(1) {
+        let block = block.split("```").next().unwrap_or("");
+        let text = if block.starts_with("<DSP") {
+            block.to_owned()
+        } else {
+            format!(
+                "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"enforcing\"><contexts><context ScID=\"10\" name=\"phonemania\"/>\
+                 <context ScID=\"20\" name=\"ringbell\"/></contexts><nodes><node SnID=\"1\" name=\"munster\"/></nodes>\
+                 <rules>{block}</rules></DSP>"
+            )
+        };
+        let dsp = parse("docs/dsp.md", text.as_bytes())
+            .unwrap_or_else(|faults| panic!("{faults}\nin\n{block}"));
+        let image = compile(
+            &dsp,
+            &CompileInput {
+                cluster_uuid: [1; 16],
+                version: 1,
+            },
+        )
+        .unwrap();
+        Image::validate(&image).unwrap();
+        blocks += 1;
+    }
+    assert!(blocks >= 6, "only {blocks} blocks found");
+}
