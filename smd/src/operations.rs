@@ -1,0 +1,226 @@
+//! What is done to the kernel: whole operations, made of the module's small commands, each with one outcome.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use dsi_proto::netlink::{NetlinkError, Status, TxKey};
+use dsi_proto::policy::VerifiedPolicy;
+
+use crate::kernel::{Kernel, KernelAccess};
+use crate::peers::Peers;
+use crate::persist::Identity;
+
+/// An operation.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Connects to the module and brings it to what this node knows: configuration, peers, last good policy.
+    BringUp {
+        /// The other nodes, if any are known.
+        peers: Option<Arc<Peers>>,
+        /// The last good policy, if there is one.
+        policy: Option<Arc<VerifiedPolicy>>,
+    },
+    /// Makes the other nodes known.
+    SetPeers(Arc<Peers>),
+    /// Installs a policy.
+    Install(Arc<VerifiedPolicy>),
+    /// Asks how the module is.
+    Poll,
+}
+
+/// What an operation came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Of [`Operation::BringUp`].
+    BroughtUp(Result<BroughtUp, Fault>),
+    /// Of [`Operation::SetPeers`].
+    PeersSet(Arc<Peers>, Result<(), Fault>),
+    /// Of [`Operation::Install`].
+    Installed(Arc<VerifiedPolicy>, Result<Status, Fault>),
+    /// Of [`Operation::Poll`].
+    Polled(Result<Status, Fault>),
+}
+
+/// How the module is after it was brought up.
+#[derive(Clone, Debug)]
+pub struct BroughtUp {
+    /// Its state.
+    pub status: Status,
+    /// Version of the node map that it has from us; none if it got none.
+    pub node_map_version: Option<u64>,
+    /// Whether this process got the management's ScID only now, so that older sockets do not have it.
+    pub relabelled: bool,
+    /// What did not work.
+    pub faults: Vec<String>,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The module cannot be reached any more; it has to be brought up again.
+    pub gone: bool,
+    /// What to tell.
+    pub message: String,
+}
+
+impl From<NetlinkError> for Fault {
+    fn from(error: NetlinkError) -> Self {
+        let gone = matches!(
+            error,
+            NetlinkError::ModuleNotLoaded
+                | NetlinkError::Socket { .. }
+                | NetlinkError::NoAnswer { .. }
+        );
+        Self {
+            gone,
+            message: error.to_string(),
+        }
+    }
+}
+
+/// The module, or its absence, and who this node is.
+pub struct Operator {
+    access: Arc<dyn KernelAccess>,
+    kernel: Option<Box<dyn Kernel>>,
+    identity: Identity,
+}
+
+impl Operator {
+    /// Not connected yet.
+    pub fn new(access: Arc<dyn KernelAccess>, identity: Identity) -> Self {
+        Self {
+            access,
+            kernel: None,
+            identity,
+        }
+    }
+
+    /// Carries an operation out. Blocks.
+    pub fn run(&mut self, operation: Operation) -> Outcome {
+        let outcome = match operation {
+            Operation::BringUp { peers, policy } => {
+                Outcome::BroughtUp(self.bring_up(peers.as_deref(), policy.as_deref()))
+            }
+            Operation::SetPeers(peers) => {
+                let result = self.with(|kernel| set_peers(kernel, &peers));
+                Outcome::PeersSet(peers, result)
+            }
+            Operation::Install(policy) => {
+                let result = self.with(|kernel| {
+                    kernel.install_policy(&policy.bundle().image, &policy.bundle().signature)?;
+                    kernel.status()
+                });
+                Outcome::Installed(policy, result)
+            }
+            Operation::Poll => Outcome::Polled(self.with(|kernel| kernel.status())),
+        };
+        if outcome.is_gone() {
+            self.kernel = None;
+        }
+        outcome
+    }
+
+    fn with<T>(
+        &mut self,
+        act: impl FnOnce(&mut dyn Kernel) -> Result<T, NetlinkError>,
+    ) -> Result<T, Fault> {
+        let kernel = self
+            .kernel
+            .as_deref_mut()
+            .ok_or(NetlinkError::ModuleNotLoaded)?;
+        Ok(act(kernel)?)
+    }
+
+    fn bring_up(
+        &mut self,
+        peers: Option<&Peers>,
+        policy: Option<&VerifiedPolicy>,
+    ) -> Result<BroughtUp, Fault> {
+        let kernel = self.kernel.insert(self.access.open()?);
+        let relabelled = kernel.claim_management()?;
+        let node = &self.identity.node;
+        let mut faults = Vec::new();
+        if let Err(error) = kernel.configure(
+            node.snid,
+            node.cluster.as_bytes(),
+            &self.identity.anchor_der,
+        ) {
+            faults.push(error.to_string());
+        }
+        let mut node_map_version = None;
+        if let Some(peers) = peers {
+            match set_peers(kernel.as_mut(), peers) {
+                Ok(()) => node_map_version = Some(peers.map.version),
+                Err(error) => faults.push(error.to_string()),
+            }
+        }
+        let mut status = kernel.status()?;
+        if let Some(policy) = policy
+            && policy.version() > status.policy_version
+        {
+            match kernel.install_policy(&policy.bundle().image, &policy.bundle().signature) {
+                Ok(_) => status = kernel.status()?,
+                Err(error) => faults.push(error.to_string()),
+            }
+        }
+        Ok(BroughtUp {
+            status,
+            node_map_version,
+            relabelled,
+            faults,
+        })
+    }
+}
+
+impl Outcome {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::BroughtUp(result) => result.is_err(),
+            Self::PeersSet(_, result) => result.as_ref().is_err_and(|fault| fault.gone),
+            Self::Installed(_, result) | Self::Polled(result) => {
+                result.as_ref().is_err_and(|fault| fault.gone)
+            }
+        }
+    }
+}
+
+/// Brings the module's node map and keys to what is wanted. Nodes that go, or whose addresses others want, go first;
+/// keys are switched to last, when everybody's is there.
+fn set_peers(kernel: &mut dyn Kernel, wanted: &Peers) -> Result<(), NetlinkError> {
+    let owners: BTreeMap<IpAddr, u32> = wanted
+        .map
+        .nodes
+        .iter()
+        .flat_map(|(snid, addresses)| addresses.iter().map(|address| (*address, *snid)))
+        .collect();
+    let known: BTreeMap<u32, Vec<IpAddr>> = kernel
+        .nodes()?
+        .into_iter()
+        .map(|node| (node.snid, node.addresses))
+        .collect();
+    for (snid, addresses) in &known {
+        let in_the_way = addresses
+            .iter()
+            .any(|address| owners.get(address).is_some_and(|owner| owner != snid));
+        if in_the_way || !wanted.map.nodes.contains_key(snid) {
+            kernel.delete_node(*snid)?;
+        }
+    }
+    if let Some(keys) = &wanted.keys {
+        kernel.set_key(keys.epoch, Some(&keys.secret), false)?;
+    }
+    for (snid, addresses) in &wanted.map.nodes {
+        let key = wanted.keys.as_ref().and_then(|keys| {
+            keys.send.get(snid).map(|key| TxKey {
+                epoch: keys.epoch,
+                key,
+            })
+        });
+        kernel.set_node(*snid, Some(addresses), key)?;
+    }
+    if let Some(keys) = wanted.keys.as_ref().filter(|keys| keys.active) {
+        kernel.set_key(keys.epoch, None, true)?;
+    }
+    Ok(())
+}
