@@ -17,7 +17,10 @@ pub mod tls;
 pub mod token;
 
 /// The gRPC messages and services, as generated from `dsi/v1/*.proto`.
-#[expect(missing_docs, reason = "generated; the .proto files carry the documentation")]
+#[expect(
+    missing_docs,
+    reason = "generated; the .proto files carry the documentation"
+)]
 #[expect(clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod v1 {
     tonic::include_proto!("dsi.v1");
