@@ -83,7 +83,7 @@ pub enum Command {
 pub enum Cluster {
     /// Make a new cluster: the server's data and the administrator's profile with the policy signer
     #[command(
-        after_help = "Examples:\n  dsictl cluster init telecom --server ss.example --data-dir /var/lib/dsi/ssd\n  dsictl cluster init telecom --server 10.0.0.1:7430 --data-dir ./ss --profile ./admin"
+        after_help = "Examples:\n  dsictl cluster init telecom --server ss.example --data-dir /var/lib/dsi/server\n  dsictl cluster init telecom --server 10.0.0.1:7430 --data-dir ./ss --profile ./admin"
     )]
     Init(ClusterInit),
 }
@@ -97,7 +97,7 @@ pub struct ClusterInit {
     #[arg(long = "server", required = true, value_name = "ADDRESS")]
     pub servers: Vec<ServerAddress>,
     /// Directory of the server's data, to be made on the machine of the server
-    #[arg(long, default_value = "/var/lib/dsi/ssd", value_name = "DIR")]
+    #[arg(long, default_value = "/var/lib/dsi/server", value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Name of the first administrator
     #[arg(long, default_value = "admin")]
