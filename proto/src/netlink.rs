@@ -175,15 +175,17 @@ impl Netlink {
             ),
         })?;
         self.order(Payload::new(operation::POLICY_BEGIN).u32(policy::SIZE, size))?;
-        let installed = self.send_and_commit(image, signature);
-        if installed.is_err() {
+        if let Err(error) = self.send_image(image) {
             // The first error is the one to report; a transaction left open would be dropped with the socket.
             let _ = self.order(Payload::new(operation::POLICY_ABORT));
+            return Err(error);
         }
-        installed
+        // Ends the transaction, however it ends.
+        let commit = Payload::new(operation::POLICY_COMMIT).bytes(policy::SIGNATURE, signature);
+        self.one(commit, |a| required(a.u64(policy::VERSION)?, "version"))
     }
 
-    fn send_and_commit(&mut self, image: &[u8], signature: &[u8]) -> Result<u64, NetlinkError> {
+    fn send_image(&mut self, image: &[u8]) -> Result<(), NetlinkError> {
         let mut offset = 0u32;
         for chunk in image.chunks(CHUNK) {
             let request = Payload::new(operation::POLICY_DATA)
@@ -192,8 +194,7 @@ impl Netlink {
             self.order(request)?;
             offset = offset.saturating_add(chunk.len() as u32);
         }
-        let commit = Payload::new(operation::POLICY_COMMIT).bytes(policy::SIGNATURE, signature);
-        self.one(commit, |a| required(a.u64(policy::VERSION)?, "version"))
+        Ok(())
     }
 
     /// Adds a node to the map, or changes it: addresses, if given, replace all that it has; a key is added to

@@ -17,7 +17,7 @@ use cms::{
     },
 };
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    CertificateParams, CustomExtension, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
@@ -38,6 +38,9 @@ use x509_cert::{
     spki::AlgorithmIdentifierOwned,
 };
 use zeroize::{Zeroize, Zeroizing};
+
+/// id-ce-subjectKeyIdentifier, as rcgen takes it.
+const SUBJECT_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 14];
 
 /// Why a signature could not be made or is not believed.
 #[derive(Debug, thiserror::Error)]
@@ -152,8 +155,18 @@ pub fn generate_signer(common_name: &str) -> Result<Signer, SignatureError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = name;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    // Not a CA: it signs policies and nothing else. Explicitly, so that it gets a subject key identifier.
-    params.is_ca = IsCa::ExplicitNoCa;
+    // Not a CA: it signs policies and nothing else. Left out, not spelled `cA FALSE`: DER omits a default, and the
+    // kernel's parser insists on that. Hence the subject key identifier, too, is made here.
+    params.is_ca = IsCa::NoCa;
+    let identifier =
+        OctetString::new(params.key_identifier(&key)).and_then(|octets| octets.to_der());
+    let identifier = identifier.map_err(|e| SignatureError::Key {
+        detail: e.to_string(),
+    })?;
+    params.custom_extensions = vec![CustomExtension::from_oid_content(
+        SUBJECT_KEY_IDENTIFIER,
+        identifier,
+    )];
     // The anchor lives as long as its cluster; the kernel has no trustworthy clock to judge it by anyway.
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(9999, 12, 31);
@@ -494,6 +507,21 @@ mod tests {
         let again = sign_detached(&reloaded, DATA).unwrap();
         verify_detached(signer.certificate_der(), DATA, &again).unwrap();
         assert!(!format!("{signer:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn the_certificate_is_one_that_the_kernel_takes() {
+        use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
+        let signer = generate_signer("DSI policy signer").unwrap();
+        let certificate = Certificate::from_der(signer.certificate_der())
+            .unwrap()
+            .tbs_certificate;
+        // What the kernel's parser wants of basic constraints, rcgen does not write; see generate_signer.
+        assert!(certificate.get::<BasicConstraints>().unwrap().is_none());
+        let (_, usage) = certificate.get::<KeyUsage>().unwrap().unwrap();
+        assert!(usage.digital_signature() && !usage.key_cert_sign());
+        let (critical, identifier) = certificate.get::<SubjectKeyIdentifier>().unwrap().unwrap();
+        assert!(!critical && identifier.0.as_bytes().len() == 20);
     }
 
     #[test]

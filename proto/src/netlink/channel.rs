@@ -352,10 +352,12 @@ mod tests {
         );
         assert_eq!(error.errno(), Some(129));
         let text = error.to_string();
-        assert!(
-            text.starts_with("policy-commit: the module refused: signature by a foreign key: "),
-            "{text}"
+        assert_eq!(
+            text,
+            "policy-commit: the module refused: signature by a foreign key (errno 129)"
         );
+        let silent = refusal("node-del", -2, None).to_string();
+        assert!(silent.contains("No such file"), "{silent}");
         assert!(matches!(
             refusal("task-set", -1, None),
             NetlinkError::Permission { .. }

@@ -2,6 +2,9 @@
 
 use std::io;
 
+/// What a refusal without words of the module's own comes from.
+const NEEDS: &str = "it needs CAP_MAC_ADMIN, and CAP_NET_ADMIN to listen, in the initial user namespace: run it as root";
+
 /// Why a request to the module was not answered as hoped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -10,7 +13,7 @@ pub enum NetlinkError {
     #[error("the kernel module dsm is not loaded: load it with `modprobe dsm` or `insmod dsm.ko`")]
     ModuleNotLoaded,
     /// The caller lacks the capability.
-    #[error("{operation}: not permitted{}: it needs CAP_MAC_ADMIN (and CAP_NET_ADMIN for the audit group) in the initial user namespace; run it as root", colon(.message))]
+    #[error("{operation}: not permitted: {}", .message.as_deref().unwrap_or(NEEDS))]
     Permission {
         /// The operation of the family.
         operation: &'static str,
@@ -18,7 +21,7 @@ pub enum NetlinkError {
         message: Option<String>,
     },
     /// The module refused the request.
-    #[error("{operation}: the module refused{}: {}", colon(.message), io::Error::from_raw_os_error(*.errno))]
+    #[error("{operation}: the module refused: {}", words(.message, *.errno))]
     Refused {
         /// The operation of the family.
         operation: &'static str,
@@ -83,10 +86,10 @@ impl NetlinkError {
     }
 }
 
-/// Renders an optional message behind a colon.
-fn colon(message: &Option<String>) -> String {
-    message
-        .as_ref()
-        .map(|text| format!(": {text}"))
-        .unwrap_or_default()
+/// The module's words, or the kernel's for the error number.
+fn words(message: &Option<String>, errno: i32) -> String {
+    match message {
+        Some(message) => format!("{message} (errno {errno})"),
+        None => io::Error::from_raw_os_error(errno).to_string(),
+    }
 }
