@@ -660,4 +660,23 @@ mod tests {
         assert!(matches!(error, SignatureError::Key { .. }));
         assert!(load_signer("no key", ours.certificate_der()).is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_are_a_signature(junk in proptest::collection::vec(proptest::num::u8::ANY, 0..300), at in 0usize..300) {
+            static SIGNER: std::sync::LazyLock<(Signer, Vec<u8>)> = std::sync::LazyLock::new(|| {
+                let signer = generate_signer("ours").unwrap();
+                let signature = sign_detached(&signer, DATA).unwrap();
+                (signer, signature)
+            });
+            let (signer, good) = &*SIGNER;
+            let anchor = signer.certificate_der();
+            proptest::prop_assert!(verify_detached(anchor, DATA, &junk).is_err());
+            // The beginning of a good one, then anything.
+            let mut spliced = good[..at.min(good.len())].to_vec();
+            spliced.extend(&junk);
+            proptest::prop_assert!(spliced == *good || verify_detached(anchor, DATA, &spliced).is_err());
+            let _ = verify_detached(&junk, DATA, good);
+        }
+    }
 }

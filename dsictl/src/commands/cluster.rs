@@ -60,7 +60,7 @@ pub fn init(arguments: &ClusterInit, profile: &Path, output: &Output) -> Result<
         anchor: made.anchor.display().to_string(),
     })?;
     output.note(&format!(
-        "start the server with `ssd --data-dir {}`; keep a copy of {} in a safe place: who has it can make every node \
+        "start the server with `ssd --dir {}`; keep a copy of {} in a safe place: who has it can make every node \
          enforce his policy, and without it none can be changed",
         made.server_directory.display(),
         made.signer_key.display()

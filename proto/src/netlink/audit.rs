@@ -187,7 +187,7 @@ fn decode(datagram: &[u8]) -> Result<Vec<Notice>, NetlinkError> {
 }
 
 /// Reads one message of the group; an operation that this build does not know is skipped.
-fn notice(payload: &Payload) -> Result<Option<Notice>, DecodeError> {
+pub(super) fn notice(payload: &Payload) -> Result<Option<Notice>, DecodeError> {
     let a = payload.attributes();
     Ok(match payload.command {
         operation::DENIAL => Some(Notice::Denial(Box::new(denial(a)?))),

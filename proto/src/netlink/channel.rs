@@ -293,6 +293,8 @@ fn refusal(operation: &'static str, code: i32, message: Option<String>) -> Netli
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prelude::*};
+
     use super::*;
     use crate::netlink::message::Payload;
 
@@ -372,5 +374,20 @@ mod tests {
         }
         let zero_length = [0u8; 32];
         assert!(messages::<Payload>(&zero_length).take(10).count() < 10);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(datagram in vec(any::<u8>(), 0..256), capped: bool) {
+            prop_assert!(messages::<Payload>(&datagram).count() <= datagram.len());
+            extack(&datagram, capped);
+        }
+
+        #[test]
+        fn no_attributes_make_the_reader_panic(kind in 0u16..32, value in vec(any::<u8>(), 0..64)) {
+            let payload = Payload::new(1).bytes(kind, &value);
+            let _ = crate::netlink::read_status(payload.attributes());
+            let _ = crate::netlink::audit::notice(&Payload::new(13).bytes(kind, &value));
+        }
     }
 }
