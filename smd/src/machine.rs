@@ -343,7 +343,9 @@ impl Machine {
             status,
             node_map_version,
             relabelled,
-            faults,
+            configuration_fault,
+            peers_fault,
+            policy_fault,
         } = up;
         tracing::info!(
             module = status.module_version,
@@ -352,10 +354,21 @@ impl Machine {
             nodes = status.nodes,
             "the kernel module is up"
         );
-        faults.iter().for_each(|fault| {
-            tracing::error!(fault, "the kernel did not take all that was stored")
-        });
-        self.faults.kernel = faults.join("; ");
+        for fault in [&configuration_fault, &peers_fault, &policy_fault]
+            .into_iter()
+            .flatten()
+        {
+            tracing::error!(fault, "the kernel did not take all that is known here");
+        }
+        self.faults.kernel = configuration_fault.unwrap_or_default();
+        if let Some(fault) = peers_fault {
+            self.faults.peers = fault;
+        } else if node_map_version.is_some() {
+            self.faults.peers.clear();
+        }
+        if let Some(fault) = policy_fault {
+            self.faults.policy = format!("the policy stored on this node: {fault}");
+        }
         self.node_map_version = node_map_version.unwrap_or(0);
         self.module = Module::Present {
             status,
@@ -401,8 +414,8 @@ impl Machine {
                 }
             }
             Err(fault) if fault.gone => {
-                self.refuse(policy.version(), &fault.message);
-                self.look_at(&fault, now);
+                self.refused_policy_version = policy.version();
+                self.lost_module(&fault, now);
             }
             Err(fault) => self.refuse(policy.version(), &fault.message),
         }
@@ -419,9 +432,9 @@ impl Machine {
         {
             self.report_due = true;
         }
-        // A module that was loaded anew knows nothing; one that refuses what is stored is not asked again and again.
+        // A module that was loaded anew knows nothing; one that refuses what is known is not asked again and again.
         let forgot = !configured || (status.policy_version == 0 && known > 0);
-        if forgot && self.faults.kernel.is_empty() {
+        if forgot && self.faults.kernel.is_empty() && self.faults.policy.is_empty() {
             tracing::warn!("the kernel module was loaded anew");
             self.module = Module::Absent { retry: now };
         } else {
@@ -516,8 +529,10 @@ impl Machine {
         };
         let version = policy.version();
         let Some(status) = self.status() else {
-            let why = self.faults.kernel.clone();
-            return self.refuse(version, &why);
+            // The fault of the kernel is told in any case.
+            self.refused_policy_version = version;
+            self.report_due = true;
+            return;
         };
         let versions = |policy: &Option<Arc<VerifiedPolicy>>| {
             policy.as_ref().map_or(0, |policy| policy.version())

@@ -175,7 +175,9 @@ impl World {
                         status: kernel.clone(),
                         node_map_version: peers.map(|peers| peers.map.version),
                         relabelled: false,
-                        faults: vec![],
+                        configuration_fault: None,
+                        peers_fault: None,
+                        policy_fault: None,
                     })
                 }
             }),

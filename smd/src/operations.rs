@@ -51,8 +51,12 @@ pub struct BroughtUp {
     pub node_map_version: Option<u64>,
     /// Whether this process got the management's ScID only now, so that older sockets do not have it.
     pub relabelled: bool,
-    /// What did not work.
-    pub faults: Vec<String>,
+    /// Why the module does not take who this node is.
+    pub configuration_fault: Option<String>,
+    /// Why it does not take the other nodes.
+    pub peers_fault: Option<String>,
+    /// Why it does not take the last good policy.
+    pub policy_fault: Option<String>,
 }
 
 /// Why an operation failed.
@@ -140,35 +144,36 @@ impl Operator {
         let kernel = self.kernel.insert(self.access.open()?);
         let relabelled = kernel.claim_management()?;
         let node = &self.identity.node;
-        let mut faults = Vec::new();
-        if let Err(error) = kernel.configure(
+        let configured = kernel.configure(
             node.snid,
             node.cluster.as_bytes(),
             &self.identity.anchor_der,
-        ) {
-            faults.push(error.to_string());
-        }
-        let mut node_map_version = None;
-        if let Some(peers) = peers {
-            match set_peers(kernel.as_mut(), peers) {
-                Ok(()) => node_map_version = Some(peers.map.version),
-                Err(error) => faults.push(error.to_string()),
-            }
-        }
+        );
+        let peers_set = peers.map(|peers| set_peers(kernel.as_mut(), peers));
+        let node_map_version = match (&peers_set, peers) {
+            (Some(Ok(())), Some(peers)) => Some(peers.map.version),
+            _ => None,
+        };
         let mut status = kernel.status()?;
+        let mut policy_fault = None;
         if let Some(policy) = policy
             && policy.version() > status.policy_version
         {
-            match kernel.install_policy(&policy.bundle().image, &policy.bundle().signature) {
+            let bundle = policy.bundle();
+            match kernel.install_policy(&bundle.image, &bundle.signature) {
                 Ok(_) => status = kernel.status()?,
-                Err(error) => faults.push(error.to_string()),
+                Err(error) => policy_fault = Some(error.to_string()),
             }
         }
         Ok(BroughtUp {
             status,
             node_map_version,
             relabelled,
-            faults,
+            configuration_fault: configured.err().map(|error| error.to_string()),
+            peers_fault: peers_set
+                .and_then(Result::err)
+                .map(|error| error.to_string()),
+            policy_fault,
         })
     }
 }

@@ -19,7 +19,12 @@ use ssd::server::Server;
 )]
 struct Arguments {
     /// The server's directory: credentials, store, ssd.toml
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/dsi/server")]
+    #[arg(
+        long,
+        visible_alias = "data-dir",
+        value_name = "DIR",
+        default_value = "/var/lib/dsi/server"
+    )]
     dir: PathBuf,
     /// Configuration, instead of ssd.toml in the directory
     #[arg(long, value_name = "FILE")]

@@ -42,7 +42,7 @@ const EXPIRY_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A file of its directory is missing or wrong.
-    #[error("server's directory: {0}; `dsictl cluster init` makes it")]
+    #[error("server's directory: {0}{cure}", cure = cure(.0))]
     File(#[from] FileError),
     /// A certificate or key is damaged.
     #[error("{}: {source}", path.display())]
@@ -69,6 +69,14 @@ pub enum StartError {
     /// The audit's file cannot be opened.
     #[error("audit file: {0}")]
     Audit(io::Error),
+}
+
+fn cure(error: &FileError) -> &'static str {
+    if error.is_not_found() {
+        "; `dsictl cluster init` makes it"
+    } else {
+        ""
+    }
 }
 
 /// A server that has everything it needs and does not answer yet.

@@ -15,7 +15,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::hub::{Hub, Session};
 use crate::keys;
-use crate::state::{SnId, State};
+use crate::state::{MAX_ADDRESSES, SnId, State};
 use crate::store::Store;
 
 /// How long a manager may take for its first message.
@@ -114,6 +114,7 @@ pub async fn start(
             PROTOCOLS.end()
         )));
     }
+    tell_of_other_addresses(&context, snid, &hello);
     let session = context.hub.connect(snid, &hello, context.clock.unix_ms());
     tracing::info!(
         node = name,
@@ -151,6 +152,22 @@ pub async fn start(
         tracing::info!(node = name, snid, "manager disconnected");
     });
     Ok(to_manager)
+}
+
+/// An address is what others know a node by; a node cannot change it by saying so.
+fn tell_of_other_addresses(context: &Context, snid: SnId, hello: &v1::Hello) {
+    let state = context.store.state();
+    if let Some(node) = state.nodes().get(&snid) {
+        let told: Vec<_> = hello
+            .addresses
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        let other = |address: &&std::net::IpAddr| !node.addresses.contains(address);
+        for address in told.iter().filter(other).take(MAX_ADDRESSES) {
+            tracing::warn!(node = node.name, snid, %address, "the node names an address that it did not join with");
+        }
+    }
 }
 
 async fn receive(

@@ -258,7 +258,9 @@ pub enum Rejection {
         count: usize,
     },
     /// The address names no single host.
-    #[error("{address} is not an address that a node can be reached at")]
+    #[error(
+        "{address} is not an address at which other nodes can reach this one; name another with `smd join --address`"
+    )]
     AddressUnusable {
         /// The address.
         address: IpAddr,
