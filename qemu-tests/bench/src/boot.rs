@@ -113,7 +113,7 @@ impl Guest {
     fn qemu(&self, config: Config, out: &Path) -> Command {
         let serial = |kind| format!("file:{}", place(out, config, kind).display());
         let mut line = format!(
-            "console=ttyS0 quiet panic=-1 lsm=capability dsi_bench={}",
+            "console=ttyS0 quiet panic=-1 norandmaps lsm=capability dsi_bench={}",
             config.name()
         );
         if let Some(operation) = self.only() {

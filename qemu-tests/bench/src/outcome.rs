@@ -68,9 +68,10 @@ pub struct Outcome {
 }
 
 /// Operations in the order of the table, and what each is.
-pub const OPERATIONS: [(&str, &str); 7] = [
+pub const OPERATIONS: [(&str, &str); 8] = [
     ("udp_conn", "UDP there and back, connected, 64 bytes"),
     ("udp_unconn", "UDP there and back, unconnected, 64 bytes"),
+    ("udp_fan_in", "UDP there and back, 16 clients in turn"),
     ("tcp_pp", "TCP there and back, 64 bytes"),
     ("tcp_crc", "TCP socket, connect, accept, close"),
     ("tcp_bulk_kib", "TCP bulk, a KiB"),

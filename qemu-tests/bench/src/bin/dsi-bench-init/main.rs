@@ -9,8 +9,11 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use full::Full;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
+
+mod full;
 
 /// What the guest does before anything is measured: timers, RCU and kernel threads come to rest.
 const SETTLE: Duration = Duration::from_secs(20);
@@ -39,15 +42,22 @@ fn main() {
 fn run(answer: &mut File) -> Result<(), Failure> {
     let config =
         std::env::var("dsi_bench").map_err(|_| "the kernel's command line has no dsi_bench=")?;
+    let mut full = None;
     match config.as_str() {
         "bare" => {}
         "hooks" => load_module(answer, "hooks_only=1")?,
+        "dsm" => {
+            load_module(answer, "")?;
+            full = Some(Full::establish(answer)?);
+        }
         other => return Err(format!("dsi_bench={other} is no configuration").into()),
     }
     std::thread::sleep(SETTLE);
     measure(answer)?;
     if std::env::var_os("dsi_bench_only").is_some() {
         tell_symbols(answer)?;
+    } else if let Some(full) = &mut full {
+        full.prove(answer)?;
     }
     Ok(())
 }
