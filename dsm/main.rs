@@ -77,15 +77,16 @@ impl Hooks {
 impl Drop for Hooks {
     fn drop(&mut self) {
         // Nothing reserves room any more, then the room is taken back; packets go on being
-        // labelled by insertion until nothing is refused any more.
+        // labelled by insertion until nothing is refused any more. Labelling ends before sockets
+        // can go without their entries being taken out: an entry never speaks for another socket.
         state::close();
         state::sockets::unreserve_all();
         let Some(claimed) = self.claimed.take() else {
             return;
         };
-        let disabled = claimed.disable();
+        claimed.deafen();
         self.out = None;
-        disabled.release();
+        claimed.disable().release();
     }
 }
 

@@ -68,6 +68,12 @@ pub(crate) fn names() -> impl Iterator<Item = &'static CStr> {
 pub(crate) struct Disabled(());
 
 impl Claimed {
+    /// Ends new calls of the hook that refuses packets.
+    pub(crate) fn deafen(&self) {
+        // SAFETY: the slots are claimed, by the type's invariant.
+        unsafe { bindings::dsm_slots_disable_receive() };
+    }
+
     /// Ends new calls of the hooks.
     pub(crate) fn disable(self) -> Disabled {
         // SAFETY: the slots are claimed, by the type's invariant.

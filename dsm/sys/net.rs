@@ -257,13 +257,14 @@ impl<'a> Packet<'a> {
 
     /// A reset or acknowledgement without payload, such as the kernel sends for itself.
     pub(crate) fn is_kernel_reply(&self) -> bool {
+        const FIN: u8 = 1;
         const SYN: u8 = 2;
         const RST: u8 = 4;
         const ACK: u8 = 16;
         self.raw.protocol == TCP
             && self.raw.empty
             && self.raw.tcp_flags & (RST | ACK) != 0
-            && self.raw.tcp_flags & SYN == 0
+            && self.raw.tcp_flags & (SYN | FIN) == 0
     }
 
     /// Whether the receiving socket waits for connections.

@@ -22,6 +22,7 @@ extern char *dsm_param_anchor;
 /* slots.c: vacant LSM slots, claimed and given back. */
 int dsm_slots_find(const char **missing);
 void dsm_slots_claim(void);
+void dsm_slots_disable_receive(void);
 void dsm_slots_disable(void);
 void dsm_slots_quiesce(void);
 void dsm_slots_release(void);

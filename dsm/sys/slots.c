@@ -111,9 +111,15 @@ void dsm_slots_claim(void)
 }
 
 /*
- * No new call enters a hook after this, the receive hook being the first to go. The static calls
- * stay: a task may be between the branch and the call until the next grace period.
+ * No new call enters the receive hook after the first of these, or any other after the second.
+ * The static calls stay: a task may be between the branch and the call until the next grace
+ * period.
  */
+void dsm_slots_disable_receive(void)
+{
+	static_key_disable(&dsm_slots[ARRAY_SIZE(dsm_slots) - 1].claimed->active->key);
+}
+
 void dsm_slots_disable(void)
 {
 	unsigned int i;
