@@ -43,7 +43,8 @@ pub fn pair_key(from: u32, to: u32, epoch: u8) -> [u8; 16] {
     key
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as `ynl-do` takes them.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::from("hex:"), |mut text, byte| {
         // A String takes everything.
         let _ = write!(text, "{byte:02x}");

@@ -19,6 +19,7 @@ pub mod protocol;
 pub mod runner;
 pub mod scenario;
 pub mod shell;
+pub mod signer;
 pub mod suite;
 pub mod suites;
 pub mod switch;

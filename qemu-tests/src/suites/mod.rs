@@ -3,7 +3,9 @@
 pub mod harness;
 pub mod label;
 pub mod module;
+pub mod policy_load;
 pub mod two_operators;
+pub mod zones;
 
 use crate::suite::Suite;
 
@@ -12,5 +14,7 @@ pub const ALL: &[Suite] = &[
     harness::SUITE,
     module::SUITE,
     label::SUITE,
+    policy_load::SUITE,
+    zones::SUITE,
     two_operators::SUITE,
 ];
