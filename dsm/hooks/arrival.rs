@@ -21,14 +21,14 @@ const HOOK: &str = "socket_sock_rcv_skb";
 #[inline]
 pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -> Verdict {
     let generation = state::generation();
-    if is_open(generation) {
-        return Ok(());
-    }
     let socket = sockets::get(sock, held);
     if let (Some(socket), Some(words)) = (socket, words(generation, packet)) {
-        if socket.arrived.get() == Some(words) {
+        if socket.arrived.is(&words) {
             return Ok(());
         }
+    }
+    if is_open(generation) {
+        return Ok(());
     }
     judge(socket, packet, generation)
 }
@@ -150,6 +150,13 @@ fn weigh(
     }
     if source.scid == ScId::KERNEL && packet.is_kernel_reply() {
         return Decision::PERMIT;
+    }
+    // A proven label proves the node, not that the node runs the zone.
+    if let (Some(policy), true) = (policy, source != Peer::OUTSIDE) {
+        let hosting = policy.hosting(source.snid, source.scid);
+        if hosting.is_refusal() {
+            return hosting;
+        }
     }
     let own = nodes::own();
     let [scid, owner] = targets;

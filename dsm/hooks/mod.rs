@@ -112,21 +112,27 @@ fn refuse(policy: Option<&Policy<'_>>, reason: Reason) -> Decision {
     }
 }
 
-/// The generation in which nothing is refused, because there is no policy and none is due.
+/// What is known of a generation: its number twice, plus one if nothing is refused in it, because
+/// there is no policy and none is due.
 static OPEN: AtomicU64 = AtomicU64::new(0);
 
-/// Whether nothing is refused now. One comparison, once the generation is known.
+/// Whether nothing is refused now. One comparison or two, once the generation is known.
 #[inline(always)]
 fn is_open(generation: u64) -> bool {
-    OPEN.load(Ordering::Relaxed) == generation || learn_open(generation)
+    let known = OPEN.load(Ordering::Relaxed);
+    if known >> 1 == generation {
+        known & 1 != 0
+    } else {
+        learn_open(generation)
+    }
 }
 
 #[cold]
 fn learn_open(generation: u64) -> bool {
     let open = policy::mode() == Mode::NoPolicy;
     // Only if nothing has changed since the generation was read is the mode that generation's.
-    if open && state::generation() == generation {
-        OPEN.store(generation, Ordering::Relaxed);
+    if state::generation() == generation {
+        OPEN.store(generation << 1 | u64::from(open), Ordering::Relaxed);
     }
     open
 }

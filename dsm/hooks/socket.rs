@@ -11,8 +11,8 @@ use crate::counters::{self, Event};
 use crate::engine::{Class, Flow, Peer, Policy, ScId, SocketPermission};
 use crate::state::sockets::{self, Role, Socket};
 use crate::state::{self, nodes, policy, tasks};
-use crate::sys::net::{Destination, Sleeper, SockRef, SockView, TCP};
-use crate::sys::ptrmap::{self, Context};
+use crate::sys::net::{Destination, Receiver, Sleeper, SockRef, SockView, TCP};
+use crate::sys::ptrmap::{self, Context, Held};
 use kernel::prelude::*;
 
 const AF_UNIX: i32 = 1;
@@ -175,6 +175,13 @@ fn adopt(view: &SockView<'_>) {
     }
 }
 
+/// Has room for labels made, if packets are to be labelled and may need it.
+fn make_room(view: &SockView<'_>) {
+    if view.is_large() && !view.reserved() && is_labelling(view.destination()) {
+        reserve(view);
+    }
+}
+
 /// Makes room for labels in a socket's packets, if it has not been tried. Without memory for it
 /// the labels are inserted. Sleeps.
 fn reserve(view: &SockView<'_>) {
@@ -273,9 +280,7 @@ pub(crate) fn connect(view: &SockView<'_>) -> Verdict {
         }
         Ok(())
     })?;
-    if !view.reserved() && is_labelling(view.destination()) {
-        reserve(view);
-    }
+    make_room(view);
     Ok(())
 }
 
@@ -299,55 +304,66 @@ pub(crate) fn accept(view: &SockView<'_>) -> Verdict {
     })
 }
 
+/// Whether the process may receive through the socket is known, and it may.
+#[inline(always)]
+pub(crate) fn may_receive(receiver: &Receiver<'_>, held: &Held<'_>) -> bool {
+    sockets::get(receiver.sock, held).is_some_and(|socket| {
+        let subject = tasks::current(held);
+        socket.received.is(&receive_words(
+            state::generation(),
+            subject,
+            receiver.port,
+        ))
+    })
+}
+
+#[inline(always)]
+fn receive_words(generation: u64, subject: ScId, port: u16) -> [u64; 2] {
+    [
+        generation,
+        u64::from(subject.0) << 32 | u64::from(port),
+    ]
+}
+
 /// May the process receive through the socket?
-#[inline]
 pub(crate) fn receive(view: &SockView<'_>) -> Verdict {
     with_call(view, "socket_recvmsg", |call| {
-        let words = [
-            call.generation,
-            u64::from(call.subject.0) << 32 | u64::from(view.local_port()),
-        ];
-        if let Some(socket) = call.socket {
-            if socket.received.get() == Some(words) {
-                return Ok(());
-            }
-        }
         let grant = call.ask(SocketPermission::Receive, view.local_port(), false)?;
         if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
-            socket.received.set(words);
+            socket.received.set(receive_words(
+                call.generation,
+                call.subject,
+                view.local_port(),
+            ));
         }
         Ok(())
     })
 }
 
+/// Whether the process may send through the socket to where the message goes is known, and it
+/// may.
+#[inline(always)]
+pub(crate) fn may_send(view: &SockView<'_>, held: &Held<'_>) -> bool {
+    sockets::get(view.sock(), held).is_some_and(|socket| {
+        let subject = tasks::current(held);
+        socket
+            .sent
+            .is(&send_words(state::generation(), subject, view))
+            && !view.opening()
+    })
+}
+
+#[inline(always)]
+fn send_words(generation: u64, subject: ScId, view: &SockView<'_>) -> [u64; 3] {
+    [generation, u64::from(subject.0), view.word()]
+}
+
 /// May the process send through the socket, to where the message goes? Makes room for labels
-/// before the first packet that needs one.
-#[inline]
+/// before the first packet that needs it.
 pub(crate) fn send(view: &SockView<'_>) -> Verdict {
     if view.opening() {
         connect(view)?;
     }
-    let remembered = with_call(view, "socket_sendmsg", |call| {
-        call.socket
-            .is_some_and(|socket| socket.sent.get() == Some(send_words(call)))
-    });
-    if remembered {
-        return Ok(());
-    }
-    judge_send(view)
-}
-
-#[inline(always)]
-fn send_words(call: &Call<'_>) -> [u64; 3] {
-    [
-        call.generation,
-        u64::from(call.subject.0),
-        call.view.word(),
-    ]
-}
-
-#[inline(never)]
-fn judge_send(view: &SockView<'_>) -> Verdict {
     adopt(view);
     with_call(view, "socket_sendmsg", |call| {
         // An accepted connection was let in by its peer's permission, not by ours.
@@ -356,12 +372,12 @@ fn judge_send(view: &SockView<'_>) -> Verdict {
             .is_some_and(|socket| socket.role() == Role::Passive);
         let grant = call.ask(SocketPermission::Send, view.local_port(), !passive)?;
         if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
-            socket.sent.set(send_words(call));
+            socket
+                .sent
+                .set(send_words(call.generation, call.subject, view));
         }
         Ok(())
     })?;
-    if !view.reserved() && is_labelling(view.destination()) {
-        reserve(view);
-    }
+    make_room(view);
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! the answer into an errno. No policy here, and no loop.
 
 use super::bindings;
-use super::net::{Departure, Packet, SockRef, SockView};
+use super::net::{Departure, Packet, Receiver, SockRef, SockView};
 use super::ptrmap::{self, Context, Held};
 use super::task::{Program, TaskRef};
 use crate::engine::ScId;
@@ -29,26 +29,27 @@ fn status(result: Result) -> c_int {
     }
 }
 
-/// A call on a socket, with a message or an address; other sockets than TCP's and UDP's pass.
+/// A call on a socket, with an address or none; other sockets than TCP's and UDP's pass.
 ///
 /// # Safety
 ///
-/// The pointers are those of a socket hook that is running; `msg` and `address` may be null.
+/// The pointers are those of a socket hook that is running; `address` may be null.
 #[inline(always)]
 unsafe fn on_socket(
     sock: *const bindings::socket,
-    msg: *const bindings::msghdr,
-    address: *const bindings::sockaddr,
-    len: c_int,
+    address: (*const bindings::sockaddr, c_int),
     error: Error,
     ask: impl FnOnce(&SockView<'_>) -> Verdict,
 ) -> c_int {
     // SAFETY: by the caller's promise.
-    match unsafe { SockView::from_raw(sock, msg, address, len) } {
+    match ptrmap::read(|held| unsafe { SockView::from_raw(sock, (null(), 0), address, held) }) {
         Some(view) => errno(ask(&view), error),
         None => 0,
     }
 }
+
+/// No address.
+const NOWHERE: (*const bindings::sockaddr, c_int) = (null(), 0);
 
 /// A socket that the module mediates.
 ///
@@ -138,7 +139,7 @@ entries! {
     ) -> c_int {
         // SAFETY: the hook's arguments.
         unsafe {
-            on_socket(sock, null(), null(), 0, EPERM, |view| {
+            on_socket(sock, NOWHERE, EPERM, |view| {
                 option::set(view, level, optname)
             })
         }
@@ -151,7 +152,7 @@ entries! {
     ) -> c_int {
         // SAFETY: the hook's arguments.
         unsafe {
-            on_socket(sock, null(), null(), 0, ENOPROTOOPT, |view| {
+            on_socket(sock, NOWHERE, ENOPROTOOPT, |view| {
                 option::get(view, level, optname)
             })
         }
@@ -201,7 +202,9 @@ entries! {
         kern: c_int,
     ) -> c_int {
         // SAFETY: the hook's arguments.
-        match unsafe { SockView::from_raw(sock, null(), null(), 0) } {
+        match ptrmap::read(|held| unsafe {
+            SockView::from_raw(sock, (null(), 0), NOWHERE, held)
+        }) {
             Some(view) => status(socket::created(view.sock(), kern != 0)),
             None => 0,
         }
@@ -213,7 +216,7 @@ entries! {
         len: c_int,
     ) -> c_int {
         // SAFETY: the hook's arguments; the address is the kernel's copy.
-        unsafe { on_socket(sock, null(), address, len, EACCES, socket::bind) }
+        unsafe { on_socket(sock, (address, len), EACCES, socket::bind) }
     }
 
     fn dsm_hook_socket_connect(
@@ -222,12 +225,12 @@ entries! {
         len: c_int,
     ) -> c_int {
         // SAFETY: the hook's arguments; the address is the kernel's copy.
-        unsafe { on_socket(sock, null(), address, len, EACCES, socket::connect) }
+        unsafe { on_socket(sock, (address, len), EACCES, socket::connect) }
     }
 
     fn dsm_hook_socket_listen(sock: *mut bindings::socket, _backlog: c_int) -> c_int {
         // SAFETY: the hook's arguments.
-        unsafe { on_socket(sock, null(), null(), 0, EACCES, socket::listen) }
+        unsafe { on_socket(sock, NOWHERE, EACCES, socket::listen) }
     }
 
     fn dsm_hook_socket_accept(
@@ -235,16 +238,23 @@ entries! {
         _newsock: *mut bindings::socket,
     ) -> c_int {
         // SAFETY: the hook's arguments.
-        unsafe { on_socket(sock, null(), null(), 0, EACCES, socket::accept) }
+        unsafe { on_socket(sock, NOWHERE, EACCES, socket::accept) }
     }
 
     fn dsm_hook_socket_sendmsg(
         sock: *mut bindings::socket,
         msg: *mut bindings::msghdr,
-        _size: c_int,
+        size: c_int,
     ) -> c_int {
-        // SAFETY: the hook's arguments; the message's address is the kernel's copy.
-        unsafe { on_socket(sock, msg, null(), 0, EACCES, socket::send) }
+        let view = ptrmap::read(|held| {
+            // SAFETY: the hook's arguments; the message's address is the kernel's copy.
+            let view = unsafe { SockView::from_raw(sock, (msg, size), NOWHERE, held) }?;
+            (!socket::may_send(&view, held)).then_some(view)
+        });
+        match view {
+            Some(view) => errno(socket::send(&view), EACCES),
+            None => 0,
+        }
     }
 
     fn dsm_hook_socket_recvmsg(
@@ -253,8 +263,15 @@ entries! {
         _size: c_int,
         _flags: c_int,
     ) -> c_int {
-        // SAFETY: the hook's arguments.
-        unsafe { on_socket(sock, null(), null(), 0, EACCES, socket::receive) }
+        // SAFETY: the hook's argument.
+        let Some(receiver) = (unsafe { Receiver::from_raw(sock) }) else {
+            return 0;
+        };
+        if ptrmap::read(|held| socket::may_receive(&receiver, held)) {
+            return 0;
+        }
+        // SAFETY: the hook's argument.
+        unsafe { on_socket(sock, NOWHERE, EACCES, socket::receive) }
     }
 
     fn dsm_hook_socket_sock_rcv_skb(
@@ -267,13 +284,14 @@ entries! {
         if kind == bindings::DSM_ARRIVAL_FOREIGN {
             return 0;
         }
-        let ipv4 = kind == bindings::DSM_ARRIVAL_IPV4;
         // SAFETY: filled in above; the packet lives while the hook runs.
-        let packet = unsafe { Packet::from_raw(&packet, ipv4) };
-        ptrmap::read(|held| {
-            // SAFETY: the socket lives while the hook runs.
-            errno(arrival::arrival(unsafe { SockRef::from_raw(sk) }, &packet, held), EACCES)
-        })
+        let packet = unsafe { Packet::from_raw(&packet, kind == bindings::DSM_ARRIVAL_IPV4) };
+        // SAFETY: TCP and UDP sockets get their packets from the IP layer, which delivers them
+        // under the RCU read lock (ip_local_deliver_finish, ip6_input_finish).
+        let held = unsafe { Held::assume() };
+        // SAFETY: the socket lives while the hook runs.
+        let sock = unsafe { SockRef::from_raw(sk) };
+        errno(arrival::arrival(sock, &packet, &held), EACCES)
     }
 
     fn dsm_departure(

@@ -16,6 +16,7 @@
 #include <net/request_sock.h>
 #include <net/sock.h>
 #include <net/tcp.h>
+#include <net/udp.h>
 
 #include "shim.h"
 
@@ -92,11 +93,29 @@ static void destination(const struct sockaddr *address, int addrlen, struct dsm_
 	}
 }
 
+/* The socket and its local port; NULL if it is none that the module mediates. */
+const struct sock *dsm_sock_port(const struct socket *socket, u16 *port)
+{
+	const struct sock *sk = socket->sk;
+
+	if (!sk || !mediated(sk))
+		return NULL;
+	*port = READ_ONCE(inet_sk(sk)->inet_num);
+	return sk;
+}
+
+/*
+ * A datagram up to this size fits into every path's packets with a label, so it needs no room
+ * reserved. 552 is the least path MTU that the kernel believes in.
+ */
+#define SMALL (552 - 60 - (int)sizeof(struct udphdr))
+
 /*
  * The socket, and where a message or connection of it goes: to the message's or the given
- * address, otherwise to the peer. False if the socket is none that the module mediates.
+ * address, otherwise to the peer. False if the socket is none that the module mediates. Under
+ * rcu_read_lock.
  */
-bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg,
+bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size,
 		 const struct sockaddr *address, int addrlen, struct dsm_sock *view)
 {
 	const struct sock *sk = socket->sk;
@@ -115,10 +134,10 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg,
 	view->destination = DSM_DEST_NONE;
 	view->opening = false;
 	view->closed = sk->sk_state == TCP_CLOSE;
-	rcu_read_lock();
 	opt = rcu_dereference(inet->inet_opt);
 	view->reserved = opt && is_placeholder(opt->opt.__data, opt->opt.optlen);
-	rcu_read_unlock();
+	view->large = view->protocol == IPPROTO_TCP || size > SMALL ||
+		      (msg && ((msg->msg_flags & MSG_MORE) || udp_test_bit(CORK, sk)));
 	if (msg && msg->msg_name) {
 		address = msg->msg_name;
 		addrlen = msg->msg_namelen;
@@ -291,20 +310,57 @@ static bool speaker(const struct nf_hook_state *state, const struct sk_buff *skb
 	return true;
 }
 
-/* Room for a label in front of the other options. */
+/*
+ * Brings the header's checksum up to date with a sum, over 32-bit words as they are in memory, of
+ * what has been put in and the complement of what has been taken out.
+ */
+static void adjust_check(struct iphdr *iph, u64 sum)
+{
+	sum += (u16)~(__force u16)iph->check;
+	sum = (sum & U32_MAX) + (sum >> 32);
+	sum = (sum & U32_MAX) + (sum >> 32);
+	iph->check = csum_fold((__force __wsum)(u32)sum);
+}
+
+static u64 sum_of_label(const u8 *label)
+{
+	const u32 *words = (const u32 *)label;
+
+	return (u64)words[0] + words[1] + words[2] + words[3] + words[4];
+}
+
+/*
+ * Room for a label in front of the other options. A small packet is cheaper to move towards its
+ * tail: in front there is room for the link's header only.
+ */
 static bool open_gap(struct sk_buff *skb)
 {
 	struct iphdr *iph = ip_hdr(skb);
+	u32 before;
 
-	if (iph->ihl * 4 + DSM_LABEL_LEN > 60 || skb->len + DSM_LABEL_LEN > IP_MAX_MTU ||
-	    skb_cow_head(skb, DSM_LABEL_LEN + LL_RESERVED_SPACE(skb_dst_dev(skb))))
+	if (iph->ihl * 4 + DSM_LABEL_LEN > 60 || skb->len + DSM_LABEL_LEN > IP_MAX_MTU)
 		return false;
-	skb_push(skb, DSM_LABEL_LEN);
-	iph = (struct iphdr *)skb->data;
-	memmove(iph, skb->data + DSM_LABEL_LEN, sizeof(*iph));
-	skb_reset_network_header(skb);
+	if (!skb_is_nonlinear(skb) && !skb_cloned(skb) && skb->len <= SMALL + 60 &&
+	    skb_tailroom(skb) >= DSM_LABEL_LEN) {
+		unsigned int moved = skb->len - sizeof(*iph);
+
+		skb_put(skb, DSM_LABEL_LEN);
+		memmove((u8 *)(iph + 1) + DSM_LABEL_LEN, iph + 1, moved);
+		skb->transport_header += DSM_LABEL_LEN;
+		if (skb->ip_summed == CHECKSUM_PARTIAL)
+			skb->csum_start += DSM_LABEL_LEN;
+	} else {
+		if (skb_cow_head(skb, DSM_LABEL_LEN + LL_RESERVED_SPACE(skb_dst_dev(skb))))
+			return false;
+		skb_push(skb, DSM_LABEL_LEN);
+		iph = (struct iphdr *)skb->data;
+		memmove(iph, skb->data + DSM_LABEL_LEN, sizeof(*iph));
+		skb_reset_network_header(skb);
+	}
+	memcpy(&before, iph, sizeof(before));
 	iph->ihl += DSM_LABEL_LEN / 4;
 	iph_set_totlen(iph, skb->len);
+	adjust_check(iph, (u64)*(u32 *)iph + (u32)~before);
 	IPCB(skb)->opt.optlen += DSM_LABEL_LEN;
 	return true;
 }
@@ -331,7 +387,8 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 	const struct sock *sk;
 	struct dsm_packet packet;
 	const __be16 *ports;
-	u8 label[DSM_LABEL_LEN];
+	u8 label[DSM_LABEL_LEN] __aligned(4);
+	u64 sum;
 	bool reserved;
 	u32 verdict;
 
@@ -353,9 +410,13 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 	verdict = dsm_departure(sk, &packet, label);
 	switch (verdict) {
 	case DSM_OUT_LABEL:
+		sum = sum_of_label(label);
 		if (reserved) {
 			if (skb_cow_head(skb, 0))
 				return NF_DROP;
+			iph = ip_hdr(skb);
+			/* The complement of each of the five words there. */
+			sum += 5ULL * U32_MAX - sum_of_label((u8 *)(iph + 1));
 		} else if (!open_gap(skb)) {
 			dsm_count(DSM_COUNT_OUT_NO_ROOM);
 			return NF_ACCEPT;
@@ -364,7 +425,7 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 		}
 		iph = ip_hdr(skb);
 		memcpy(iph + 1, label, DSM_LABEL_LEN);
-		ip_send_check(iph);
+		adjust_check(iph, sum);
 		dsm_count(DSM_COUNT_OUT_LABELLED);
 		break;
 	case DSM_OUT_BARE:

@@ -58,14 +58,16 @@ struct dsm_sock {
 	u8 protocol;
 	u8 destination;		/* enum dsm_destination */
 	bool reserved;		/* holds a placeholder */
+	bool large;		/* the message needs one: it may fill a packet */
 	bool closed;		/* neither connected nor listening */
 	bool opening;		/* this message opens the connection (Fast Open) */
 };
 
 /* net.c */
 u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_packet *packet);
-bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg,
+bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size,
 		 const struct sockaddr *address, int addrlen, struct dsm_sock *view);
+const struct sock *dsm_sock_port(const struct socket *socket, u16 *port);
 const struct sock *dsm_sock_mediated(const struct sock *sk);
 int dsm_reserve(const struct sock *sk);
 void dsm_unreserve(struct sock *sk);

@@ -3,6 +3,7 @@
 //! Sockets and packets as plain values.
 
 use super::bindings;
+use super::ptrmap::Held;
 use crate::engine::Flow;
 use core::marker::PhantomData;
 use kernel::error::to_result;
@@ -54,6 +55,33 @@ impl Drop for Sleeper {
     fn drop(&mut self) {
         // SAFETY: entered when the value was made.
         unsafe { bindings::dsm_sleeper_leave() };
+    }
+}
+
+/// A socket's local port, the one thing that receiving asks for.
+pub(crate) struct Receiver<'a> {
+    /// The socket.
+    pub(crate) sock: SockRef<'a>,
+    /// Its port, 0 if none yet.
+    pub(crate) port: u16,
+}
+
+impl Receiver<'_> {
+    /// `None` if the socket is no TCP or UDP socket.
+    ///
+    /// # Safety
+    ///
+    /// The socket is that of a hook, which runs as long as the value lives.
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(socket: *const bindings::socket) -> Option<Self> {
+        let mut port = 0;
+        // SAFETY: by the caller's promise.
+        let sk = unsafe { bindings::dsm_sock_port(socket, &mut port) };
+        (!sk.is_null()).then(|| Self {
+            // SAFETY: by the caller's promise.
+            sock: unsafe { SockRef::from_raw(sk) },
+            port,
+        })
     }
 }
 
@@ -114,13 +142,13 @@ impl<'a> SockView<'a> {
     #[inline(always)]
     pub(super) unsafe fn from_raw(
         socket: *const bindings::socket,
-        msg: *const bindings::msghdr,
-        address: *const bindings::sockaddr,
-        len: i32,
+        (msg, size): (*const bindings::msghdr, i32),
+        (address, len): (*const bindings::sockaddr, i32),
+        _held: &Held<'_>,
     ) -> Option<Self> {
         let mut raw = bindings::dsm_sock::default();
-        // SAFETY: by the caller's promise.
-        unsafe { bindings::dsm_sock_of(socket, msg, address, len, &mut raw) }.then_some(Self {
+        // SAFETY: by the caller's promise; the RCU read lock is held.
+        unsafe { bindings::dsm_sock_of(socket, msg, size, address, len, &mut raw) }.then_some(Self {
             raw,
             hook: PhantomData,
         })
@@ -166,6 +194,12 @@ impl<'a> SockView<'a> {
         self.raw.reserved
     }
 
+    /// Whether the message needs room reserved for its label.
+    #[inline(always)]
+    pub(crate) fn is_large(&self) -> bool {
+        self.raw.large
+    }
+
     /// Whether it is neither connected nor listening.
     pub(crate) fn is_closed(&self) -> bool {
         self.raw.closed
@@ -182,7 +216,8 @@ impl<'a> SockView<'a> {
     pub(crate) fn word(&self) -> u64 {
         u64::from(self.raw.daddr) << 32
             | u64::from(self.raw.sport) << 16
-            | u64::from(self.raw.destination) << 1
+            | u64::from(self.raw.destination) << 2
+            | u64::from(self.raw.large) << 1
             | u64::from(self.raw.reserved)
     }
 

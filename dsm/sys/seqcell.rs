@@ -37,6 +37,19 @@ impl<const N: usize> SeqCell<N> {
         (self.sequence.load(Ordering::Relaxed) == before).then_some(words)
     }
 
+    /// Whether the words are these.
+    #[inline(always)]
+    pub(crate) fn is(&self, words: &[u64; N]) -> bool {
+        // Word by word in registers: a comparison of arrays is a call.
+        self.get().is_some_and(|found| {
+            found
+                .iter()
+                .zip(words)
+                .fold(0, |differs, (a, b)| differs | (a ^ b))
+                == 0
+        })
+    }
+
     /// Puts other words in, unless somebody else is doing so.
     pub(crate) fn set(&self, words: [u64; N]) {
         let before = self.sequence.load(Ordering::Relaxed);
