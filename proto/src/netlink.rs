@@ -198,10 +198,10 @@ impl Netlink {
     }
 
     /// Adds a node to the map, or changes it: addresses, if given, replace all that it has; a key is added to
-    /// those of other epochs.
+    /// those of other epochs. The node itself gets no key: the module derives that one from its own secret.
     ///
     /// # Errors
-    /// Refused if an address belongs to another node.
+    /// Refused if an address belongs to another node, or is not a unicast IPv4 address.
     pub fn node_set(
         &mut self,
         snid: u32,
