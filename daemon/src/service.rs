@@ -21,11 +21,6 @@ pub fn status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// Tells that the daemon is about to end.
-pub fn stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
 /// Gives the service manager its signs of life, if it wants any, until shutdown. To be run on the runtime that
 /// does the daemon's work: when that hangs, so do the signs.
 pub async fn watchdog(shutdown: CancellationToken) {
@@ -38,7 +33,7 @@ pub async fn watchdog(shutdown: CancellationToken) {
     }
 }
 
-/// A token that is cancelled at SIGTERM or SIGINT. To be called within the runtime.
+/// A token that is cancelled at SIGTERM or SIGINT, of which the service manager is told. To be called within the runtime.
 ///
 /// # Errors
 /// The signals cannot be caught.
@@ -53,6 +48,7 @@ pub fn shutdown_signals() -> std::io::Result<CancellationToken> {
             _ = interrupt.recv() => {}
         }
         tracing::info!("asked to stop");
+        notify(&[NotifyState::Stopping]);
         cancelled.cancel();
     });
     Ok(token)

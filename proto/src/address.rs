@@ -172,4 +172,13 @@ mod tests {
             );
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_an_address_that_reads_back_or_an_error(text in "[a-f0-9.:\\[\\]-]{0,40}") {
+            if let Ok(address) = text.parse::<ServerAddress>() {
+                proptest::prop_assert_eq!(address.to_string().parse::<ServerAddress>(), Ok(address));
+            }
+        }
+    }
 }

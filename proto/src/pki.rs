@@ -662,4 +662,27 @@ mod tests {
             assert!(check_name(bad).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_identity_or_an_error(bytes: Vec<u8>, at: usize, flip: u8) {
+            let _ = Identity::of_certificate(&bytes);
+            let (authority, cluster) = authority();
+            let identity = Identity { cluster, role: Role::Manager { snid: 7 } };
+            let key = PrivateKey::generate().unwrap();
+            let mut der = authority.issue_client(&identity, &key, SystemTime::now()).unwrap();
+            let at = at % der.len();
+            der[at] ^= flip;
+            let _ = Identity::of_certificate(&der);
+            let _ = authority.issue_client_by_request(&identity, "x", &bytes, SystemTime::now());
+        }
+
+        #[test]
+        fn any_text_is_an_identity_that_reads_back_or_an_error(tail in "[a-z]{4,6}/[a-z0-9./-]{0,20}") {
+            let text = format!("dsi://6f9619ff-8b86-d011-b42d-00cf4fc964ff/{tail}");
+            if let Ok(identity) = text.parse::<Identity>() {
+                proptest::prop_assert_eq!(identity.to_string(), text);
+            }
+        }
+    }
 }

@@ -229,4 +229,16 @@ mod tests {
         assert!(!shown.contains(token.secret.to_text().as_str()));
         assert!(shown.contains("TokenSecret(..)"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_token_or_an_error(text in "(dsi1\\.)?[ -~]{0,200}") {
+            let _ = text.parse::<JoinToken>();
+        }
+
+        #[test]
+        fn any_bytes_behind_the_prefix_are_a_token_or_an_error(bytes: Vec<u8>) {
+            let _ = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)).parse::<JoinToken>();
+        }
+    }
 }

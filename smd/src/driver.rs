@@ -4,9 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use dsi_proto::address::ServerAddress;
+use dsi_proto::pki;
+use dsi_proto::tls::ClientCredentials;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +64,7 @@ impl Manager {
         let directory = Directory::new(&config.directory);
         let identity = directory.identity()?;
         // Found wanting now rather than at the first connection.
-        directory.credentials()?;
+        warn_of_expiry(&directory.credentials()?);
         let servers = config
             .servers
             .clone()
@@ -326,6 +328,26 @@ impl KernelThread {
         if self.operations.send(operation).is_err() {
             tracing::error!("the kernel thread has ended");
         }
+    }
+}
+
+/// A certificate is complained about from so long before it expires.
+const EXPIRY_WARNING: i64 = 30 * 24 * 60 * 60;
+
+fn warn_of_expiry(credentials: &ClientCredentials) {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let left = credentials
+        .own
+        .as_ref()
+        .and_then(|own| pki::not_after(&own.certificate_der).ok())
+        .map(|not_after| not_after.saturating_sub_unsigned(now));
+    if let Some(left) = left.filter(|left| *left < EXPIRY_WARNING) {
+        tracing::warn!(
+            days = left / (24 * 60 * 60),
+            "this node's certificate expires soon"
+        );
     }
 }
 

@@ -145,11 +145,6 @@ fn run_manager(arguments: &Run) -> Result<(), Failure> {
         let node = manager.identity().node.clone();
         tracing::info!(node = node.name, snid = node.snid, cluster = %node.cluster, metrics = ?manager.metrics_address(), "smd starts");
         tokio::spawn(service::watchdog(shutdown.clone()));
-        let stopping = shutdown.clone();
-        tokio::spawn(async move {
-            stopping.cancelled().await;
-            service::stopping();
-        });
         let ready = || service::ready(&format!("node {} (SnID {})", node.name, node.snid));
         manager.run(shutdown, ready).await?;
         tracing::info!("stopped; the kernel goes on enforcing");

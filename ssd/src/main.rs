@@ -76,11 +76,6 @@ async fn serve(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     service::ready(&format!("answering on {address}"));
     tokio::spawn(service::watchdog(shutdown.clone()));
     tokio::spawn(label::keep(shutdown.clone()));
-    let stopping = shutdown.clone();
-    tokio::spawn(async move {
-        stopping.cancelled().await;
-        service::stopping();
-    });
     server.run(shutdown).await?;
     tracing::info!("stopped");
     Ok(())
