@@ -31,10 +31,10 @@ use crate::address::ServerAddress;
 use crate::pki::{Identity, PrivateKey, Role};
 
 /// How long a connection may take to be made, name look-up and handshake included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a caller may take for his part of the handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Handshakes that a server carries on at the same time; further callers wait in the listen queue.
 const MAX_HANDSHAKES: usize = 256;
