@@ -8,10 +8,6 @@ use crate::node::{Node, Output, PATIENCE, Process};
 
 /// Port of the server in the tests' clusters.
 pub const PORT: u16 = 7430;
-/// Where the server keeps its data.
-pub const SERVER_DATA: &str = "/var/lib/dsi/ssd";
-/// Where a manager keeps its data.
-pub const MANAGER_DATA: &str = "/var/lib/dsi/smd";
 
 /// The control plane of a cluster.
 pub struct Control {
@@ -105,10 +101,10 @@ impl Control {
 
 /// Starts the server.
 pub fn start_ssd(node: &Node) -> Result<Process, Failure> {
-    node.spawn("ssd", &["ssd", "--data-dir", SERVER_DATA])
+    node.spawn("ssd", &["ssd"])
 }
 
 /// Starts the manager of a node that has joined.
 pub fn start_smd(node: &Node) -> Result<Process, Failure> {
-    node.spawn("smd", &["smd", "run", "--data-dir", MANAGER_DATA])
+    node.spawn("smd", &["smd", "run"])
 }

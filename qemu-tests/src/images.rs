@@ -121,7 +121,7 @@ pub fn build_module(release: &str) -> Result<PathBuf, Fault> {
 
 /// Packages whose programs every payload holds.
 const ALWAYS: &[&str] = &["dsi-qemu-tests", "dsi-demo"];
-/// Packages of the daemons and the administrator's tool.
+/// The daemons and the administrator's tool.
 const SERVERS: &[&str] = &["smd", "ssd", "dsictl"];
 
 /// Builds the programs that the guests need, in the profile that this program was built in.
@@ -135,7 +135,7 @@ pub fn build_programs(needs: &[Need]) -> Result<(), Fault> {
         cargo.arg("--release");
     }
     let servers: &[&str] = if needs.contains(&Need::Servers) {
-        SERVERS
+        &["dsi-smd", "dsi-ssd", "dsictl"]
     } else {
         &[]
     };
