@@ -2,8 +2,8 @@
 
 //! May this packet be delivered to this socket? Corresponds to `security_sock_rcv_skb()`.
 //!
-//! Softirq, or process context where a backlog is worked off; may not sleep; no socket lock may be
-//! relied on. Without a policy everything is delivered, on an enrolled node only what is for the
+//! Softirq, under the RCU read lock of the IP layer; may not sleep; no socket lock is held for
+//! sure. Without a policy everything is delivered, on an enrolled node only what is for the
 //! management.
 
 use super::{carry_out, decide, is_open, refuse, Question, Verdict};

@@ -309,20 +309,15 @@ pub(crate) fn accept(view: &SockView<'_>) -> Verdict {
 pub(crate) fn may_receive(receiver: &Receiver<'_>, held: &Held<'_>) -> bool {
     sockets::get(receiver.sock, held).is_some_and(|socket| {
         let subject = tasks::current(held);
-        socket.received.is(&receive_words(
-            state::generation(),
-            subject,
-            receiver.port,
-        ))
+        socket
+            .received
+            .is(&receive_words(state::generation(), subject, receiver.port))
     })
 }
 
 #[inline(always)]
 fn receive_words(generation: u64, subject: ScId, port: u16) -> [u64; 2] {
-    [
-        generation,
-        u64::from(subject.0) << 32 | u64::from(port),
-    ]
+    [generation, u64::from(subject.0) << 32 | u64::from(port)]
 }
 
 /// May the process receive through the socket?

@@ -122,7 +122,9 @@ pub(crate) fn prepare(task: TaskRef<'_>, scid: ScId) -> Result {
 pub(crate) fn commit(task: TaskRef<'_>) {
     crate::sys::ptrmap::read(|held| {
         if let Some(entry) = TASKS.get(task.key(), held) {
-            entry.scid.store(entry.pending.load(Ordering::Relaxed), Ordering::Relaxed);
+            entry
+                .scid
+                .store(entry.pending.load(Ordering::Relaxed), Ordering::Relaxed);
         }
     });
 }

@@ -70,7 +70,10 @@ unsafe fn mediated<'a>(sk: *const bindings::sock) -> Option<SockRef<'a>> {
 /// `name` is a NUL-terminated string.
 unsafe fn on_attribute(name: *const c_char) -> c_int {
     // SAFETY: by the caller's promise.
-    errno(option::attribute(unsafe { CStr::from_char_ptr(name) }), EPERM)
+    errno(
+        option::attribute(unsafe { CStr::from_char_ptr(name) }),
+        EPERM,
+    )
 }
 
 /// Defines entry points and checks each against its declaration in a header of the shim; that of

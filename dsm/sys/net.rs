@@ -148,10 +148,12 @@ impl<'a> SockView<'a> {
     ) -> Option<Self> {
         let mut raw = bindings::dsm_sock::default();
         // SAFETY: by the caller's promise; the RCU read lock is held.
-        unsafe { bindings::dsm_sock_of(socket, msg, size, address, len, &mut raw) }.then_some(Self {
-            raw,
-            hook: PhantomData,
-        })
+        unsafe { bindings::dsm_sock_of(socket, msg, size, address, len, &mut raw) }.then_some(
+            Self {
+                raw,
+                hook: PhantomData,
+            },
+        )
     }
 
     /// The socket.

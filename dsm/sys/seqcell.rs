@@ -56,7 +56,12 @@ impl<const N: usize> SeqCell<N> {
         if before & 1 != 0
             || self
                 .sequence
-                .compare_exchange(before, before.wrapping_add(1), Ordering::Acquire, Ordering::Relaxed)
+                .compare_exchange(
+                    before,
+                    before.wrapping_add(1),
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                )
                 .is_err()
         {
             return;
@@ -65,6 +70,7 @@ impl<const N: usize> SeqCell<N> {
         for (cell, word) in self.words.iter().zip(words) {
             cell.store(word, Ordering::Relaxed);
         }
-        self.sequence.store(before.wrapping_add(2), Ordering::Release);
+        self.sequence
+            .store(before.wrapping_add(2), Ordering::Release);
     }
 }

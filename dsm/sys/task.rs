@@ -80,8 +80,7 @@ impl Program<'_> {
     /// The value of its label: so many bytes of the buffer, or none if it has no label. Sleeps.
     pub(crate) fn label<'b>(&self, buffer: &'b mut [u8]) -> Result<Option<&'b [u8]>> {
         // SAFETY: the file is open while the hook runs; the buffer is as long as it says.
-        let len =
-            unsafe { bindings::dsm_file_label(self.file, buffer.as_mut_ptr(), buffer.len()) };
+        let len = unsafe { bindings::dsm_file_label(self.file, buffer.as_mut_ptr(), buffer.len()) };
         if let Ok(len) = usize::try_from(len) {
             return Ok(buffer.get(..len));
         }
