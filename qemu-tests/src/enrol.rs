@@ -61,6 +61,17 @@ pub fn ynl(node: &Node, requests: &[Value]) -> Result<Output, Failure> {
     Ok(node.command(&[YNL_DO]).stdin(lines).run()?)
 }
 
+/// The same, going on after a refusal; returns the answers, those of refusals with the key `refused`.
+pub fn ynl_all(node: &Node, requests: &[Value]) -> Result<Vec<Value>, Failure> {
+    let lines: String = requests
+        .iter()
+        .map(|request| format!("{request}\n"))
+        .collect();
+    let output = node.command(&[YNL_DO, "--all"]).stdin(lines).run()?.ok()?;
+    let answers: Result<Vec<Value>, _> = output.stdout.lines().map(serde_json::from_str).collect();
+    answers.map_err(|error| Failure::new(format!("{}: {error}: {}", node.name, output.stdout)))
+}
+
 /// The module's state, as its netlink family tells it.
 pub fn status(node: &Node) -> Result<Value, Failure> {
     let output = ynl(node, &[serde_json::json!(["status-get", {}])])?.ok()?;

@@ -153,14 +153,19 @@ pub fn set_anchor(node: &Node, signer: &Signer) -> Result<Output, Failure> {
     )
 }
 
-/// Hands an image with its signature to a node's kernel.
-pub fn install(node: &Node, image: &[u8], signature: &[u8]) -> Result<Output, Failure> {
+/// The requests that hand an image with its signature to a kernel; the last one commits.
+pub fn install_requests(image: &[u8], signature: &[u8]) -> Vec<Value> {
     let mut requests = vec![json!(["policy-begin", {"size": image.len()}])];
     for (number, chunk) in image.chunks(CHUNK).enumerate() {
         requests.push(json!(["policy-data", {"offset": number * CHUNK, "data": hex(chunk)}]));
     }
     requests.push(json!(["policy-commit", {"signature": hex(signature)}]));
-    ynl(node, &requests)
+    requests
+}
+
+/// Hands an image with its signature to a node's kernel.
+pub fn install(node: &Node, image: &[u8], signature: &[u8]) -> Result<Output, Failure> {
+    ynl(node, &install_requests(image, signature))
 }
 
 /// Reads a counter of a status.

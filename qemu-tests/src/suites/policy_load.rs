@@ -1,12 +1,12 @@
 //! Proves that the kernel takes a policy only whole, signed by the anchor's key, for its own cluster, and
 //! newer than the one in force; that each refusal names its fault; and that the policy in force stays.
 
-use crate::check_eq;
 use crate::cluster::{Cluster, NodeSpec};
-use crate::enrol::{enrol, load, status, ynl};
+use crate::enrol::{enrol, load, status, ynl, ynl_all};
 use crate::fault::{Failure, Fault};
-use crate::signer::{Signer, image, image_for, install, set_anchor};
+use crate::signer::{Signer, image, image_for, install, install_requests, set_anchor};
 use crate::suite::{Need, Suite, Test, TestResult};
+use crate::{check, check_eq};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -170,24 +170,44 @@ fn truncated(cluster: &mut Cluster) -> TestResult {
 }
 
 fn signed_rubbish(cluster: &mut Cluster) -> TestResult {
+    let mut requests = Vec::new();
     for image in [vec![0; 64], b"DSIPOL\0\x01".to_vec(), vec![0xff; 4096]] {
-        let signature = signer(cluster)?.sign(&image)?;
-        refused(cluster, &image, &signature, "")?;
+        requests.extend(install_requests(&image, &signer(cluster)?.sign(&image)?));
     }
-    Ok(())
+    let answers = ynl_all(cluster.node("munster")?, &requests)?;
+    let refused = answers
+        .iter()
+        .filter(|answer| answer["refused"].is_string())
+        .count();
+    check_eq!(refused, 3, "refused of three images: {answers:?}");
+    stays(cluster)
 }
 
 /// A signer's own fault: images with one bit turned, signed. The kernel either finds the fault or has
 /// been given another valid policy, but never comes to harm.
 fn signed_flipped(cluster: &mut Cluster) -> TestResult {
-    let node = cluster.node("munster")?;
     // Version 1 is refused at the end even if the bit does not matter.
     let image = image(POLICY, 1)?;
-    for at in (0..image.len()).step_by(image.len() / 12) {
+    let mut requests = Vec::new();
+    for at in (0..image.len()).step_by(image.len() / 40) {
         let mut flipped = image.clone();
         flipped[at] ^= 0x10;
-        let signature = signer(cluster)?.sign(&flipped)?;
-        install(node, &flipped, &signature)?.exits_with(1)?;
+        requests.extend(install_requests(
+            &flipped,
+            &signer(cluster)?.sign(&flipped)?,
+        ));
+    }
+    let answers = ynl_all(cluster.node("munster")?, &requests)?;
+    check_eq!(answers.len(), requests.len(), "answers");
+    for (request, answer) in requests
+        .iter()
+        .zip(answers)
+        .filter(|(request, _)| request[0] == "policy-commit")
+    {
+        check!(
+            answer["refused"].is_string(),
+            "{request} was not refused: {answer}"
+        );
     }
     stays(cluster)
 }
