@@ -108,10 +108,7 @@ impl Kernel for Netlink {
         addresses: Option<&[IpAddr]>,
         key: Option<TxKey<'_>>,
     ) -> Result<(), NetlinkError> {
-        // The module labels IPv4 only and takes no other addresses; what comes from one is outside for it.
-        let labelled: Option<Vec<IpAddr>> =
-            addresses.map(|addresses| addresses.iter().copied().filter(IpAddr::is_ipv4).collect());
-        self.node_set(snid, labelled.as_deref(), key)
+        self.node_set(snid, addresses, key)
     }
 
     fn delete_node(&mut self, snid: u32) -> Result<(), NetlinkError> {

@@ -107,7 +107,8 @@ impl Operator {
                 Outcome::BroughtUp(self.bring_up(peers.as_deref(), policy.as_deref()))
             }
             Operation::SetPeers(peers) => {
-                let result = self.with(|kernel| set_peers(kernel, &peers));
+                let own = self.identity.node.snid;
+                let result = self.with(|kernel| set_peers(kernel, own, &peers));
                 Outcome::PeersSet(peers, result)
             }
             Operation::Install(policy) => {
@@ -149,7 +150,7 @@ impl Operator {
             node.cluster.as_bytes(),
             &self.identity.anchor_der,
         );
-        let peers_set = peers.map(|peers| set_peers(kernel.as_mut(), peers));
+        let peers_set = peers.map(|peers| set_peers(kernel.as_mut(), node.snid, peers));
         let node_map_version = match (&peers_set, peers) {
             (Some(Ok(())), Some(peers)) => Some(peers.map.version),
             _ => None,
@@ -191,41 +192,63 @@ impl Outcome {
 }
 
 /// Brings the module's node map and keys to what is wanted. Nodes that go, or whose addresses others want, go first;
-/// keys are switched to last, when everybody's is there.
-fn set_peers(kernel: &mut dyn Kernel, wanted: &Peers) -> Result<(), NetlinkError> {
-    let owners: BTreeMap<IpAddr, u32> = wanted
+/// keys are switched to last, when everybody's is there. A node that the module refuses costs no other its place: it
+/// is told of when all is done.
+///
+/// The module labels IPv4 only: a node without such an address is outside for it, and is left out.
+fn set_peers(kernel: &mut dyn Kernel, own: u32, wanted: &Peers) -> Result<(), NetlinkError> {
+    let labelled: BTreeMap<u32, Vec<IpAddr>> = wanted
         .map
         .nodes
         .iter()
+        .map(|(snid, addresses)| {
+            (
+                *snid,
+                addresses
+                    .iter()
+                    .copied()
+                    .filter(IpAddr::is_ipv4)
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .filter(|(_, addresses)| !addresses.is_empty())
+        .collect();
+    let owners: BTreeMap<IpAddr, u32> = labelled
+        .iter()
         .flat_map(|(snid, addresses)| addresses.iter().map(|address| (*address, *snid)))
         .collect();
-    let known: BTreeMap<u32, Vec<IpAddr>> = kernel
-        .nodes()?
-        .into_iter()
-        .map(|node| (node.snid, node.addresses))
-        .collect();
-    for (snid, addresses) in &known {
-        let in_the_way = addresses
+    for node in kernel.nodes()? {
+        let in_the_way = node
+            .addresses
             .iter()
-            .any(|address| owners.get(address).is_some_and(|owner| owner != snid));
-        if in_the_way || !wanted.map.nodes.contains_key(snid) {
-            kernel.delete_node(*snid)?;
+            .any(|address| owners.get(address).is_some_and(|owner| *owner != node.snid));
+        if in_the_way || !labelled.contains_key(&node.snid) {
+            kernel.delete_node(node.snid)?;
         }
     }
     if let Some(keys) = &wanted.keys {
         kernel.set_key(keys.epoch, Some(&keys.secret), false)?;
     }
-    for (snid, addresses) in &wanted.map.nodes {
-        let key = wanted.keys.as_ref().and_then(|keys| {
+    let mut refused = Ok(());
+    for (snid, addresses) in &labelled {
+        // The module derives the key to itself from its own secret.
+        let keys = wanted.keys.as_ref().filter(|_| *snid != own);
+        let key = keys.and_then(|keys| {
             keys.send.get(snid).map(|key| TxKey {
                 epoch: keys.epoch,
                 key,
             })
         });
-        kernel.set_node(*snid, Some(addresses), key)?;
+        match kernel.set_node(*snid, Some(addresses), key) {
+            Err(error @ NetlinkError::Refused { .. }) => {
+                tracing::error!(snid, %error, "the module does not take a node");
+                refused = refused.and(Err(error));
+            }
+            other => other?,
+        }
     }
     if let Some(keys) = wanted.keys.as_ref().filter(|keys| keys.active) {
         kernel.set_key(keys.epoch, None, true)?;
     }
-    Ok(())
+    refused
 }

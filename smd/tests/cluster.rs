@@ -30,8 +30,8 @@ async fn node_joins_and_its_kernel_learns_who_it_is() {
             let state = node.kernel.state();
             (state.nodes.len() == 2
                 && state.active_epoch == 1
-                && state.nodes.values().all(|node| node.keys.len() == 1))
-            .then_some(state)
+                && state.nodes[&other.description.snid].keys.len() == 1)
+                .then_some(state)
         })
         .await;
         assert_eq!(state.snid, node.description.snid);
@@ -58,6 +58,29 @@ async fn node_joins_and_its_kernel_learns_who_it_is() {
         cluster
             .until_node(name, "the server sees it", |node| {
                 node.connected && node.module_version == "0.1.0-fake"
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_the_module_cannot_label_costs_no_other_its_place() {
+    let cluster = Cluster::start().await;
+    let munster = cluster.node("munster", "192.0.2.1").await;
+    let six = cluster.node("six", "2001:db8::6").await;
+    let colby = cluster.node("colby", "192.0.2.2").await;
+    for node in [&munster, &six, &colby] {
+        until("the kernel knows the nodes that have IPv4", async || {
+            let state = node.kernel.state();
+            (state.nodes.keys().copied().collect::<Vec<_>>() == [1, 3] && state.active_epoch == 1)
+                .then_some(())
+        })
+        .await;
+    }
+    for name in ["munster", "six", "colby"] {
+        cluster
+            .until_node(name, "nothing is amiss", |node| {
+                node.connected && node.last_error.is_empty()
             })
             .await;
     }
@@ -388,12 +411,21 @@ async fn kernel_that_refuses_is_named_with_its_words_and_keeps_what_it_has() {
 async fn node_that_restarts_without_a_server_enforces_from_its_disk() {
     let mut cluster = Cluster::start().await;
     let mut node = cluster.node("munster", "192.0.2.1").await;
-    cluster
-        .until_node("munster", "it is connected", |node| node.connected)
-        .await;
+    let _peer = cluster.node("colby", "192.0.2.2").await;
+    for name in ["munster", "colby"] {
+        cluster
+            .until_node(name, "it is connected", |node| node.connected)
+            .await;
+    }
     assert!(cluster.apply(cluster.policy(7)).await.unwrap().done);
     until("the keys are there", async || {
-        (node.kernel.state().active_epoch == 1).then_some(())
+        let state = node.kernel.state();
+        (state.active_epoch == 1
+            && state
+                .nodes
+                .get(&2)
+                .is_some_and(|node| !node.keys.is_empty()))
+        .then_some(())
     })
     .await;
     let before = node.kernel.state();
@@ -418,7 +450,7 @@ async fn node_that_restarts_without_a_server_enforces_from_its_disk() {
         (after.secrets, after.active_epoch, after.snid),
         (before.secrets, 1, before.snid)
     );
-    assert_eq!(after.nodes[&1].keys, before.nodes[&1].keys);
+    assert_eq!(after.nodes[&2].keys, before.nodes[&2].keys);
 
     cluster.start_server().await;
     cluster

@@ -1,4 +1,4 @@
-//! The label keys that a node is given: its own receive secret, and a key for each node that it may send to.
+//! The label keys that a node is given: its own receive secret, and a key for each other node that it may send to.
 //!
 //! A pair key is made from the receiver's secret and the sender's id, so that the servers keep one secret a node.
 
@@ -39,6 +39,8 @@ pub fn keys_of(state: &State, snid: SnId) -> Option<v1::Keys> {
     let send = state
         .nodes()
         .values()
+        // The kernel derives the key to itself from its own secret.
+        .filter(|receiver| receiver.snid != snid)
         .filter_map(|receiver| {
             let secret = receiver.secrets.get(&epoch)?;
             let key = pair_key::<SipHash>(secret.as_bytes(), sender).to_vec();

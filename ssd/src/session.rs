@@ -323,8 +323,8 @@ mod tests {
         );
         assert_eq!(
             keys.send.iter().map(|key| key.snid).collect::<Vec<_>>(),
-            [1, 2],
-            "one for itself too"
+            [2],
+            "none for itself"
         );
         sent.node_map_version = Some(2);
         assert_eq!(sent.due(&state, 1), Some(Due::Policy { version: 5 }));

@@ -600,12 +600,12 @@ impl State {
             });
         }
         for &address in &unique {
-            let broadcast =
-                matches!(address, IpAddr::V4(v4) if v4.is_broadcast() || v4.octets()[0] == 0);
+            let no_host =
+                matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 224);
             if address.is_unspecified()
                 || address.is_multicast()
                 || address.is_loopback()
-                || broadcast
+                || no_host
             {
                 return Err(Rejection::AddressUnusable { address });
             }
@@ -791,6 +791,7 @@ mod tests {
             "0.0.0.0",
             "::",
             "224.0.0.1",
+            "240.0.0.1",
             "255.255.255.255",
             "::ffff:192.0.2.1",
         ] {

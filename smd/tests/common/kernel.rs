@@ -245,6 +245,15 @@ impl Kernel for Handle {
     ) -> Result<(), NetlinkError> {
         self.with(|state| {
             let wanted = addresses.unwrap_or_default();
+            if wanted.iter().any(IpAddr::is_ipv6) {
+                return Err(refused("node-set", 22, "an address does not have 4 bytes"));
+            }
+            if wanted.is_empty() && !state.nodes.contains_key(&snid) {
+                return Err(refused("node-set", 22, "a new node needs an address"));
+            }
+            if key.is_some() && snid == state.snid {
+                return Err(refused("node-set", 22, "a node gets no key to itself"));
+            }
             let taken = |node: &NodeState| {
                 node.addresses
                     .iter()
@@ -289,6 +298,9 @@ impl Kernel for Handle {
         active: bool,
     ) -> Result<(), NetlinkError> {
         self.with(|state| {
+            if secret.is_none() && !active {
+                return Err(refused("key-set", 22, "neither a secret nor an activation"));
+            }
             if let Some(secret) = secret {
                 state.secrets.insert(epoch, *secret);
             }
