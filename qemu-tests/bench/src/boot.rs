@@ -9,7 +9,7 @@ use crate::cpio::Archive;
 use crate::outcome::{Config, Fault, Outcome};
 
 /// A whole run takes about half a minute on an idle core; this is for a machine that is far from idle.
-const DEADLINE: Duration = Duration::from_secs(900);
+const DEADLINE: Duration = Duration::from_secs(1800);
 
 /// The parts that every guest boots from.
 pub struct Guest {
