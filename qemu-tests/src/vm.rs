@@ -115,8 +115,10 @@ impl Vm {
                 name,
                 "-machine",
                 "pc,hpet=off",
+                // One thread for all of a guest's processors: QEMU 7.2 with a thread for each can run stale
+                // code where a kernel patches itself, and the bare kernel then panics with "Oops: int3".
                 "-accel",
-                "tcg",
+                "tcg,thread=single",
                 "-cpu",
                 "max",
             ])
