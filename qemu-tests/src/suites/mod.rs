@@ -1,5 +1,6 @@
 //! The suites. Each file's first lines tell what it proves.
 
+pub mod administration;
 pub mod harness;
 pub mod label;
 pub mod module;
@@ -17,4 +18,5 @@ pub const ALL: &[Suite] = &[
     policy_load::SUITE,
     zones::SUITE,
     two_operators::SUITE,
+    administration::SUITE,
 ];
