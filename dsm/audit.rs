@@ -89,12 +89,19 @@ pub(crate) fn policy_changed() {
     sys::send_policy_changed(id, policy::mode().number(), policy::version());
 }
 
-/// Denials that differ in this have limits of their own.
+/// Denials that differ in this have limits of their own. Who sent a packet counts only if it is
+/// proven: otherwise a forger who claims another name each time uses up what all share.
 fn kind(denial: &Denial<'_>) -> u32 {
+    let source = match denial.reason {
+        Reason::BadMac | Reason::WrongSource | Reason::UnknownNode | Reason::UnknownEpoch => {
+            Peer::OUTSIDE
+        }
+        _ => denial.source,
+    };
     let mut kind = denial.reason.number() << 8 | denial.class.number();
     for part in [
-        denial.source.scid.0,
-        denial.source.snid.get(),
+        source.scid.0,
+        source.snid.get(),
         denial.target.scid.0,
         denial.target.snid.get(),
         u32::from(denial.protocol),
