@@ -16,6 +16,7 @@ pub mod label;
 pub mod node;
 pub mod pcap;
 pub mod protocol;
+pub mod regime;
 pub mod runner;
 pub mod scenario;
 pub mod shell;

@@ -1,10 +1,12 @@
 //! The suites. Each file's first lines tell what it proves.
 
 pub mod administration;
+pub mod forgery;
 pub mod harness;
 pub mod label;
 pub mod module;
 pub mod policy_load;
+pub mod twins;
 pub mod two_operators;
 pub mod zones;
 
@@ -17,6 +19,8 @@ pub const ALL: &[Suite] = &[
     label::SUITE,
     policy_load::SUITE,
     zones::SUITE,
+    twins::SUITE,
+    forgery::SUITE,
     two_operators::SUITE,
     administration::SUITE,
 ];

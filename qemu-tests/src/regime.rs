@@ -1,0 +1,213 @@
+//! What suites without servers share once policies are in force: whose policy it is, which one is in
+//! force where, and what the kernels have counted and told under it. It asks nothing of the product but
+//! the compiler, and decides nothing: what must be refused is the suites' matter.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dsp_schema::{CompileInput, compile, parse};
+
+use crate::cluster::Cluster;
+use crate::enrol::status;
+use crate::fault::{Failure, Fault};
+use crate::node::{Node, Output, PATIENCE};
+use crate::signer::{Signer, cluster_uuid, install, set_anchor};
+use crate::{check, check_eq};
+
+/// The signer of a cluster's policies, and what is in force on its nodes.
+pub struct Regime {
+    signer: Signer,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    /// The document in force, by node.
+    in_force: BTreeMap<String, String>,
+}
+
+/// A document with these rules, zones 10 and 20, and nodes 1 and 2.
+pub fn document(mode: &str, rules: &[&str]) -> String {
+    format!(
+        "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"{mode}\" default=\"deny\"><contexts><context ScID=\"10\" name=\"ten\"/>\
+         <context ScID=\"20\" name=\"twenty\"/></contexts><nodes><node SnID=\"1\" name=\"munster\"/>\
+         <node SnID=\"2\" name=\"colby\"/></nodes><rules>\n{}\n</rules></DSP>",
+        rules.join("\n")
+    )
+}
+
+/// A network permission between zones, from any node or, as `NODE`, from one.
+pub fn network(source: &str, node: &str, target: &str, grant: &str) -> String {
+    let node = if node.is_empty() {
+        String::new()
+    } else {
+        format!("<source_SnID>{node}</source_SnID>")
+    };
+    format!(
+        "<network_permission><source_ScID>{source}</source_ScID>{node}<target_ScID>{target}</target_ScID>\
+         <grant>{grant}</grant></network_permission>"
+    )
+}
+
+/// What a suite's setup has left in its cluster for the tests.
+pub fn kept<T: 'static>(cluster: &Cluster) -> Result<&T, Failure> {
+    let kept = cluster.kept.as_ref().and_then(|kept| kept.downcast_ref());
+    kept.ok_or_else(|| {
+        Failure::Fault(Fault::Prepare {
+            what: "the suite".into(),
+            detail: "its setup has left nothing of this kind".into(),
+        })
+    })
+}
+
+/// Asks again and again, with the harness' patience.
+pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool, Failure>) -> Result<(), Failure> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds()? {
+        check!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+impl Regime {
+    /// Makes the signer and has these nodes, which are enrolled, take its certificate as their anchor.
+    pub fn establish(cluster: &Cluster, nodes: &[&str]) -> Result<Self, Failure> {
+        let signer = Signer::new(cluster.dir(), "signer")?;
+        for name in nodes {
+            set_anchor(cluster.node(name)?, &signer)?.ok()?;
+        }
+        Ok(Self {
+            signer,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Puts a document in force on a node, unless it is already.
+    pub fn enforce(&self, node: &Node, document: &str) -> Result<(), Failure> {
+        if self.lock().in_force.get(&node.name).map(String::as_str) == Some(document) {
+            return Ok(());
+        }
+        self.install(node, document)?.ok()?;
+        Ok(())
+    }
+
+    /// Installs a document on a node as the next version.
+    pub fn install(&self, node: &Node, document: &str) -> Result<Output, Failure> {
+        let fault = |detail: String| Fault::Prepare {
+            what: "a policy of the suite".into(),
+            detail,
+        };
+        let policy = parse("suite", document.as_bytes())
+            .map_err(|faults| fault(dsp_schema::report::render(&faults, false)))?;
+        let version = {
+            let mut state = self.lock();
+            state.version += 1;
+            state.in_force.insert(node.name.clone(), document.into());
+            state.version
+        };
+        let input = CompileInput {
+            cluster_uuid: cluster_uuid(),
+            version,
+        };
+        let image = compile(&policy, &input).map_err(|error| fault(error.to_string()))?;
+        install(node, &image, &self.signer.sign(&image)?)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A node's counters at a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counters {
+    node: String,
+    values: BTreeMap<String, u64>,
+}
+
+impl Counters {
+    /// Those of now.
+    pub fn of(node: &Node) -> Result<Self, Failure> {
+        let status = status(node)?;
+        let counters = status["counter"].as_array().into_iter().flatten();
+        let values: BTreeMap<String, u64> = counters
+            .filter_map(|c| Some((c["name"].as_str()?.to_owned(), c["value"].as_u64()?)))
+            .collect();
+        check!(
+            values.contains_key("refused-no-permission"),
+            "{}: the status has no counters: {status}",
+            node.name
+        );
+        Ok(Self {
+            node: node.name.clone(),
+            values,
+        })
+    }
+
+    /// How much one has risen since `before`.
+    pub fn rise(&self, before: &Self, name: &str) -> Result<u64, Failure> {
+        let value = |counters: &Self| counters.values.get(name).copied();
+        match (value(self), value(before)) {
+            (Some(now), Some(then)) if now >= then => Ok(now - then),
+            (now, then) => Err(Failure::new(format!(
+                "{}: counter {name} went from {then:?} to {now:?}",
+                self.node
+            ))),
+        }
+    }
+
+    /// The refusals since `before`, those that were none but in permissive mode included, by reason.
+    pub fn refusals(&self, before: &Self) -> Result<BTreeMap<String, u64>, Failure> {
+        let mut risen = BTreeMap::new();
+        for name in self.values.keys() {
+            if name.starts_with("refused-") || name.starts_with("would-refuse-") {
+                let rise = self.rise(before, name)?;
+                if rise > 0 {
+                    risen.insert(name.clone(), rise);
+                }
+            }
+        }
+        Ok(risen)
+    }
+}
+
+/// A denial, as the kernel's log tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    line: String,
+}
+
+impl Denial {
+    /// Waits for one after a mark. `head` is what the line starts with behind the module's name.
+    pub fn wait(node: &Node, mark: u64, head: &str) -> Result<Self, Failure> {
+        let line = node.wait_kernel_line(mark, &format!("dsm: {head}"))?;
+        Ok(Self { line })
+    }
+
+    /// The value of a field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let words = self.line.split_whitespace();
+        words
+            .filter_map(|word| word.split_once('='))
+            .find_map(|(key, value)| (key == name).then_some(value))
+    }
+
+    /// Fails unless a field has this value.
+    pub fn says(&self, name: &str, value: &str) -> Result<(), Failure> {
+        check_eq!(self.field(name), Some(value), "{name} in '{}'", self.line);
+        Ok(())
+    }
+
+    /// Source and destination of the packet or socket: the words before and after the arrow.
+    pub fn ends(&self) -> Result<(&str, &str), Failure> {
+        let words: Vec<&str> = self.line.split_whitespace().collect();
+        let ends = words
+            .windows(3)
+            .find(|words| words[1] == "->")
+            .map(|words| (words[0], words[2]));
+        ends.ok_or_else(|| Failure::new(format!("no addresses in '{}'", self.line)))
+    }
+}
