@@ -26,7 +26,7 @@ pub const SUITE: Suite = Suite {
         NodeSpec::new("colby"),
         NodeSpec::new("stranger"),
     ],
-    needs: &[Need::Module],
+    needs: &[Need::Module, Need::Servers],
     setup,
     tests: TESTS,
 };

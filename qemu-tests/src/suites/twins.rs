@@ -19,7 +19,7 @@ pub const SUITE: Suite = Suite {
     name: "twins",
     proves: "what a policy denies is refused by the receiving node, and its allowed twin goes through",
     nodes: &[NodeSpec::new("munster"), NodeSpec::new("colby")],
-    needs: &[Need::Module],
+    needs: &[Need::Module, Need::Servers],
     setup,
     tests: TESTS,
 };

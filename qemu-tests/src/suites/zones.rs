@@ -10,7 +10,8 @@ use crate::fault::{Failure, Fault};
 use crate::label::{Label, OPTION};
 use crate::node::{Node, Output, PATIENCE, Process};
 use crate::pcap::{Frame, Ipv4};
-use crate::signer::{Signer, counter, image, install, set_anchor};
+use crate::regime::Counters;
+use crate::signer::{Signer, image, install, set_anchor};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq};
 
@@ -23,7 +24,7 @@ pub const SUITE: Suite = Suite {
         NodeSpec::new("colby"),
         NodeSpec::new("stranger"),
     ],
-    needs: &[Need::Module],
+    needs: &[Need::Module, Need::Servers],
     setup,
     tests: &[
         Test {
@@ -329,13 +330,7 @@ fn stranger_to_zone(cluster: &mut Cluster) -> TestResult {
 }
 
 fn refusals(node: &Node, reason: &str) -> Result<u64, Failure> {
-    let status = status(node)?;
-    counter(&status, &format!("refused-{reason}")).ok_or_else(|| {
-        Failure::new(format!(
-            "{}: the status has no counter refused-{reason}: {status}",
-            node.name
-        ))
-    })
+    Counters::of(node)?.value(&format!("refused-{reason}"))
 }
 
 /// Captures the first packet of a conversation of zone 10 between colby and munster, changes it, and
