@@ -10,6 +10,7 @@
 use super::{carry_out, refuse, Question, Refused, Verdict};
 use crate::engine::{xattr, Class, Decision, Peer, Reason, ScId, Transition};
 use crate::state::{nodes, policy, tasks};
+use crate::sys::net::Sleeper;
 use crate::sys::params;
 use crate::sys::ptrmap;
 use crate::sys::task::{self, Program, TaskRef};
@@ -21,6 +22,8 @@ const HOOK: &str = "bprm_creds_from_file";
 /// what it is; on an enrolled node that has none yet, labelled binaries are refused, other than
 /// the management's.
 pub(crate) fn execute(program: &Program<'_>) -> Verdict {
+    // Reading the attribute may wait for a disk.
+    let _inside = ptrmap::read(|_| Sleeper::enter());
     let Some(task) = task::current() else {
         // A kernel thread becomes a user helper: of the default zone, like all it starts.
         return Ok(());
@@ -83,6 +86,8 @@ pub(crate) fn executed() {
 
 /// The running process makes a task, which is what it is.
 pub(crate) fn cloned(child: TaskRef<'_>) -> Result {
+    // Memory may have to be waited for.
+    let _inside = ptrmap::read(|_| Sleeper::enter());
     tasks::inherit(child)
 }
 

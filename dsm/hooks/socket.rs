@@ -119,6 +119,8 @@ pub(crate) fn create(family: i32, kind: i32, protocol: i32, kern: bool) -> Verdi
 
 /// A socket has been made; the kernel's own are its own.
 pub(crate) fn created(sock: SockRef<'_>, kern: bool) -> Result {
+    // Memory may have to be waited for.
+    let _inside = ptrmap::read(|_| Sleeper::enter());
     let owner = if kern {
         ScId::KERNEL
     } else {
@@ -169,6 +171,7 @@ fn adopt(view: &SockView<'_>) {
     if ptrmap::read(|held| sockets::get(view.sock(), held).is_some()) || sockets::any_lost() {
         return;
     }
+    let _inside = ptrmap::read(|_| Sleeper::enter());
     // Without memory it stays without entry, which says the same.
     if sockets::insert(view.sock(), ScId::DEFAULT, Context::Process).is_ok() {
         counters::add(Event::Adopted);

@@ -141,8 +141,8 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 	if (msg && msg->msg_name) {
 		address = msg->msg_name;
 		addrlen = msg->msg_namelen;
-		view->opening = view->protocol == IPPROTO_TCP &&
-				(msg->msg_flags & MSG_FASTOPEN) && sk->sk_state == TCP_CLOSE;
+		/* Whatever the state says: another thread may disconnect the socket behind this. */
+		view->opening = view->protocol == IPPROTO_TCP && (msg->msg_flags & MSG_FASTOPEN);
 		if (view->protocol == IPPROTO_TCP && !view->opening)
 			address = NULL;
 	}
@@ -239,15 +239,20 @@ bool dsm_reserve_child(const struct request_sock *req)
 
 	if (req->rsk_ops->family != AF_INET)
 		return true;
-	/* Nobody else has the request: its socket is being made under the listener's RCU. */
+	/*
+	 * Two processors may make a socket of one request (tcp_check_req runs without the listener's
+	 * lock; only one of them keeps its socket): who exchanges the options frees the old ones.
+	 */
 	old = rcu_dereference_raw(ireq->ireq_opt);
 	if (old && old->opt.optlen)
 		return true;
 	opt = placeholder(GFP_ATOMIC);
 	if (!opt)
 		return false;
-	rcu_assign_pointer(ireq->ireq_opt, opt);
-	if (old)
+	if (unrcu_pointer(cmpxchg(&ireq->ireq_opt, RCU_INITIALIZER(old),
+				  RCU_INITIALIZER(opt))) != old)
+		kfree(opt);
+	else if (old)
 		kfree_rcu(old, rcu);
 	return true;
 }
@@ -418,8 +423,9 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 			/* The complement of each of the five words there. */
 			sum += 5ULL * U32_MAX - sum_of_label((u8 *)(iph + 1));
 		} else if (!open_gap(skb)) {
+			/* A process may fill the header by IP_RETOPTS: it must not shed its label so. */
 			dsm_count(DSM_COUNT_OUT_NO_ROOM);
-			return NF_ACCEPT;
+			return NF_DROP;
 		} else {
 			dsm_count(DSM_COUNT_OUT_INSERTED);
 		}
