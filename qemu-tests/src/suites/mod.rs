@@ -8,7 +8,6 @@ pub mod module;
 pub mod policy_load;
 pub mod twins;
 pub mod two_operators;
-pub mod zones;
 
 use crate::suite::Suite;
 
@@ -18,7 +17,6 @@ pub const ALL: &[Suite] = &[
     module::SUITE,
     label::SUITE,
     policy_load::SUITE,
-    zones::SUITE,
     twins::SUITE,
     forgery::SUITE,
     two_operators::SUITE,
