@@ -80,3 +80,12 @@ host_mirror() {
     awk '$2 ~ /\/debian\/?$/ {print $2; exit}')
   echo "${uri:-http://deb.debian.org/debian}"
 }
+
+# program NAME: builds the workspace's programs and prints the path of one. Always the whole workspace: for one
+# package, cargo builds most dependencies again, with that package's features.
+program() {
+  local quiet=-q
+  [ ! -t 2 ] || quiet=
+  cargo build --locked --release $quiet --workspace --bins || die "cargo build failed; see above"
+  echo "${CARGO_TARGET_DIR:-$repo_root/target}/release/$1"
+}

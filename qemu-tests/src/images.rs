@@ -119,28 +119,16 @@ pub fn build_module(release: &str) -> Result<PathBuf, Fault> {
         })
 }
 
-/// Packages whose programs every payload holds.
-const ALWAYS: &[&str] = &["dsi-qemu-tests", "dsi-demo"];
-/// The daemons and the administrator's tool.
-const SERVERS: &[&str] = &["smd", "ssd", "dsictl"];
-
-/// Builds the programs that the guests need, in the profile that this program was built in.
-pub fn build_programs(needs: &[Need]) -> Result<(), Fault> {
+/// Builds the programs that the guests need, in the profile that this program was built in. The whole workspace, as
+/// the scripts do: for a part of it cargo would build most dependencies again, with that part's features.
+pub fn build_programs() -> Result<(), Fault> {
     let release = program_dir()?.ends_with("release");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(repository())
-        .args(["build", "--quiet", "--locked", "--bins"]);
+        .args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
     if release {
         cargo.arg("--release");
-    }
-    let servers: &[&str] = if needs.contains(&Need::Servers) {
-        &["dsi-smd", "dsi-ssd", "dsictl"]
-    } else {
-        &[]
-    };
-    for package in ALWAYS.iter().chain(servers) {
-        cargo.args(["-p", package]);
     }
     run(&mut cargo).map(drop)
 }
@@ -186,7 +174,7 @@ impl Payload {
             "dsi-traffic",
         ];
         if needs.contains(&Need::Servers) {
-            names.extend(SERVERS);
+            names.extend(["smd", "ssd", "dsictl"]);
         }
         for name in names {
             payload.add(&format!("{GUEST_BIN}/{name}"), programs.join(name));

@@ -180,7 +180,7 @@ fn prepare(needs: &[Need], kernel: &str, no_build: bool) -> Result<Ready, Fault>
         lock.lock().map_err(Fault::host("lock", &path))?;
     }
     if !no_build {
-        build_programs(needs)?;
+        build_programs()?;
     }
     let images = Images::prepare(kernel)?;
     let payload = Payload::for_needs(needs, &images.release)?.image(&dir)?;
