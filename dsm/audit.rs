@@ -5,11 +5,12 @@
 //! never sleeps, never decides, and never says more of a packet than addresses, ports and labels.
 
 use crate::engine::{Class, Peer, Reason, ScId};
-use crate::netlink::{refusal::Address, text::Text};
+use crate::netlink::text::Text;
 use crate::state::policy;
 use crate::sys::audit::{self as sys, Channel};
 pub(crate) use crate::sys::audit::{current, Comm};
 use core::fmt;
+use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 
@@ -29,10 +30,10 @@ pub(crate) struct Denial<'a> {
     pub(crate) target: Peer,
     /// IP protocol number, 0 if it is about no packet or socket.
     pub(crate) protocol: u8,
-    /// Source address in host order, 0 if there is none.
-    pub(crate) saddr: u32,
-    /// Destination address in host order, 0 if there is none.
-    pub(crate) daddr: u32,
+    /// Source address, unspecified if there is none.
+    pub(crate) saddr: IpAddr,
+    /// Destination address, likewise.
+    pub(crate) daddr: IpAddr,
     /// Source port.
     pub(crate) sport: u16,
     /// Destination port.
@@ -160,20 +161,20 @@ impl fmt::Display for Place<'_, '_> {
             17 => write!(f, " udp")?,
             other => write!(f, " ip-{other}")?,
         }
-        if (saddr, daddr, sport, dport) == (0, 0, 0, 0) {
+        if saddr.is_unspecified() && daddr.is_unspecified() && (sport, dport) == (0, 0) {
             return Ok(());
         }
         write!(
             f,
-            " {}:{sport} -> {}:{dport}",
-            Address(saddr),
-            Address(daddr)
+            " {} -> {}",
+            SocketAddr::new(saddr, sport),
+            SocketAddr::new(daddr, dport)
         )
     }
 }
 
 fn write_line(denial: &Denial<'_>, version: u64, held: u64) {
-    let mut line = Text::<400>::new();
+    let mut line = Text::<480>::new();
     // The buffer holds the longest line; a cut one would still be told.
     let _ = fmt::write(
         &mut line,

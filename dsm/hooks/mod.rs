@@ -16,6 +16,7 @@ use crate::counters;
 use crate::engine::{decide, Class, Decision, Flow, Mode, Peer, Policy, Reason, ScId};
 use crate::state::{self, policy};
 use crate::sys::{params, task};
+use core::net::{IpAddr, Ipv4Addr};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// It does not go ahead.
@@ -56,6 +57,9 @@ fn carry_out(decision: Decision, question: &Question<'_>) -> core::result::Resul
     }
 }
 
+/// No address.
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 #[cold]
 fn tell(decision: Decision, question: &Question<'_>) {
     counters::add_refusal(decision.reason, !decision.permit);
@@ -66,8 +70,8 @@ fn tell(decision: Decision, question: &Question<'_>) {
     };
     let flow = question.flow.copied().unwrap_or(Flow {
         protocol: 0,
-        saddr: 0,
-        daddr: 0,
+        saddr: NOWHERE,
+        daddr: NOWHERE,
         sport: 0,
         dport: 0,
     });

@@ -3,8 +3,9 @@
 //! What the audit needs of the kernel: rate limits, time, the current process, the multicast
 //! group. Any context but NMI.
 
-use super::bindings::{self, dsm_nl_blob, dsm_nl_event};
+use super::bindings::{self, dsm_nl_address, dsm_nl_blob, dsm_nl_event};
 use crate::audit::Denial;
+use core::net::IpAddr;
 
 /// Where a denial is told.
 #[derive(Clone, Copy)]
@@ -52,6 +53,23 @@ fn blob(text: &str) -> dsm_nl_blob {
     }
 }
 
+/// An address in network order, and its length.
+pub(super) fn address(address: IpAddr) -> dsm_nl_address {
+    let mut to = dsm_nl_address::default();
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            to.bytes = [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            to.len = 4;
+        }
+        IpAddr::V6(address) => {
+            to.bytes = address.octets();
+            to.len = 16;
+        }
+    }
+    to
+}
+
 /// Sends a denial to those who listen; false if it did not get out.
 pub(crate) fn send_denial(id: u64, denial: &Denial<'_>, version: u64, suppressed: u64) -> bool {
     let event = dsm_nl_event {
@@ -70,8 +88,8 @@ pub(crate) fn send_denial(id: u64, denial: &Denial<'_>, version: u64, suppressed
         rule: denial.rule,
         enforced: denial.enforced,
         protocol: denial.protocol,
-        saddr: denial.saddr.to_be_bytes(),
-        daddr: denial.daddr.to_be_bytes(),
+        saddr: address(denial.saddr),
+        daddr: address(denial.daddr),
         sport: denial.sport,
         dport: denial.dport,
         comm: denial.comm,

@@ -587,8 +587,8 @@ static int put_denial(struct sk_buff *skb, const struct dsm_nl_event *event)
 	    nla_put_u32(skb, DSI_A_EVENT_TSCID, event->tscid) ||
 	    nla_put_u32(skb, DSI_A_EVENT_TSNID, event->tsnid) ||
 	    nla_put_u8(skb, DSI_A_EVENT_PROTOCOL, event->protocol) ||
-	    nla_put(skb, DSI_A_EVENT_SADDR, sizeof(event->saddr), event->saddr) ||
-	    nla_put(skb, DSI_A_EVENT_DADDR, sizeof(event->daddr), event->daddr) ||
+	    nla_put(skb, DSI_A_EVENT_SADDR, event->saddr.len, event->saddr.bytes) ||
+	    nla_put(skb, DSI_A_EVENT_DADDR, event->daddr.len, event->daddr.bytes) ||
 	    nla_put_u16(skb, DSI_A_EVENT_SPORT, event->sport) ||
 	    nla_put_u16(skb, DSI_A_EVENT_DPORT, event->dport) ||
 	    nla_put_u32(skb, DSI_A_EVENT_PID, event->pid) ||

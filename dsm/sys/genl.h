@@ -131,6 +131,12 @@ struct dsm_nl_blob {
 	u32 len;
 };
 
+/* An IP address in network order; len is 4 or 16. */
+struct dsm_nl_address {
+	u8 bytes[16];
+	u8 len;
+};
+
 /* A number that may be absent. */
 struct dsm_nl_u32 {
 	bool present;
@@ -207,8 +213,8 @@ struct dsm_nl_event {
 	u32 rule;
 	bool enforced;
 	u8 protocol;
-	u8 saddr[4];
-	u8 daddr[4];
+	struct dsm_nl_address saddr;
+	struct dsm_nl_address daddr;
 	u16 sport;
 	u16 dport;
 	u8 comm[DSM_NL_COMM]; /* zero-padded, not necessarily terminated */

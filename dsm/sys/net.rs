@@ -6,11 +6,18 @@ use super::bindings;
 use super::ptrmap::Held;
 use crate::engine::Flow;
 use core::marker::PhantomData;
+use core::net::{IpAddr, Ipv4Addr};
 use kernel::error::to_result;
 use kernel::prelude::*;
 
 /// IP protocol number of TCP.
 pub(crate) const TCP: u8 = 6;
+
+/// An IPv4 address in host order as an address of either family.
+#[inline(always)]
+fn v4(address: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(address))
+}
 
 /// A socket that is not freed while the value lives.
 #[derive(Clone, Copy)]
@@ -227,8 +234,8 @@ impl<'a> SockView<'a> {
     pub(crate) fn flow(&self) -> Flow {
         Flow {
             protocol: self.raw.protocol,
-            saddr: self.raw.saddr,
-            daddr: self.raw.daddr,
+            saddr: v4(self.raw.saddr),
+            daddr: v4(self.raw.daddr),
             sport: self.raw.sport,
             dport: self.raw.dport,
         }
@@ -313,8 +320,8 @@ impl<'a> Packet<'a> {
     pub(crate) fn flow(&self) -> Flow {
         Flow {
             protocol: self.raw.protocol,
-            saddr: self.saddr(),
-            daddr: self.daddr(),
+            saddr: v4(self.saddr()),
+            daddr: v4(self.daddr()),
             sport: (self.raw.ports >> 16) as u16,
             dport: self.raw.ports as u16,
         }

@@ -3,6 +3,7 @@
 //! The kernel's SipHash-2-4 as the engine's pseudo-random function.
 
 use crate::engine::Prf;
+use kernel::ffi::c_void;
 
 /// `siphash_key_t`.
 #[repr(C)]
@@ -11,6 +12,7 @@ struct Key([u64; 2]);
 extern "C" {
     fn siphash_1u64(a: u64, key: *const Key) -> u64;
     fn siphash_3u64(a: u64, b: u64, c: u64, key: *const Key) -> u64;
+    fn __siphash_unaligned(data: *const c_void, len: usize, key: *const Key) -> u64;
 }
 
 /// [`Prf`] by the kernel.
@@ -38,5 +40,13 @@ impl Prf for KernelPrf {
         let key = key_of(key);
         // SAFETY: as above.
         unsafe { siphash_3u64(a, b, c, &key) }
+    }
+
+    #[inline]
+    fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64 {
+        let key = key_of(key);
+        let words = words.map(u64::to_le);
+        // SAFETY: as above; the words are as long as it is told.
+        unsafe { __siphash_unaligned(words.as_ptr().cast(), size_of_val(&words), &key) }
     }
 }

@@ -29,6 +29,14 @@ impl Prf for SipHash {
             .for_each(|word| hasher.write(&word.to_le_bytes()));
         hasher.finish()
     }
+
+    fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(key);
+        words
+            .iter()
+            .for_each(|word| hasher.write(&word.to_le_bytes()));
+        hasher.finish()
+    }
 }
 
 /// The keys of a node for the current epoch; none if it is no member.

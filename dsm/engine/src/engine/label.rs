@@ -6,6 +6,7 @@
 
 use super::ids::{ScId, SnId};
 use core::fmt;
+use core::net::IpAddr;
 
 /// Type byte of the IPv4 option: copied into fragments, class 0, experimental number 30 (RFC 4727).
 pub const OPTION_TYPE: u8 = 158;
@@ -47,6 +48,8 @@ pub trait Prf {
     fn siphash_u64x1(key: &[u8; 16], word: u64) -> u64;
     /// The function over three words.
     fn siphash_u64x3(key: &[u8; 16], words: [u64; 3]) -> u64;
+    /// The function over six words.
+    fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64;
 }
 
 /// A label as it stands in a packet.
@@ -62,15 +65,15 @@ pub struct Label {
     pub mac: u64,
 }
 
-/// What of a packet, apart from the label, its code covers. Values in host order.
+/// What of a packet, apart from the label, its code covers. Both addresses are of one family; ports in host order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
     /// IP protocol number.
     pub protocol: u8,
-    /// Source address, as the number that its four bytes spell in network order.
-    pub saddr: u32,
-    /// Destination address, likewise.
-    pub daddr: u32,
+    /// Source address.
+    pub saddr: IpAddr,
+    /// Destination address.
+    pub daddr: IpAddr,
     /// Source port.
     pub sport: u16,
     /// Destination port.
@@ -223,12 +226,6 @@ impl Label {
         })
     }
 
-    /// The words that the code of this label in this packet covers.
-    #[inline]
-    pub fn words(&self, flow: &Flow) -> [u64; 3] {
-        mac_words(self.epoch, self.snid, self.scid, flow)
-    }
-
     /// Makes a label with its code under the pair key of sender and receiver.
     #[inline]
     pub fn sealed<P: Prf>(
@@ -238,7 +235,7 @@ impl Label {
         flow: &Flow,
         pair_key: &[u8; 16],
     ) -> Self {
-        let mac = P::siphash_u64x3(pair_key, mac_words(epoch, snid, scid, flow));
+        let mac = mac::<P>(epoch, snid, scid, flow, pair_key);
         Self {
             epoch,
             snid,
@@ -251,21 +248,63 @@ impl Label {
     #[inline]
     pub fn verify<P: Prf>(&self, flow: &Flow, pair_key: &[u8; 16]) -> bool {
         // One comparison of two registers: its time tells nothing about where they differ.
-        P::siphash_u64x3(pair_key, self.words(flow)) == self.mac
+        mac::<P>(self.epoch, self.snid, self.scid, flow, pair_key) == self.mac
     }
+}
+
+/// What the message authentication code is made of. The families differ in length, which SipHash covers, so no code of
+/// one is good for the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MacWords {
+    /// IPv4: 24 bytes.
+    V4([u64; 3]),
+    /// IPv6: 48 bytes.
+    V6([u64; 6]),
 }
 
 /// Input of the message authentication code.
 #[inline]
-pub fn mac_words(epoch: u8, snid: SnId, scid: ScId, flow: &Flow) -> [u64; 3] {
+pub fn mac_words(epoch: u8, snid: SnId, scid: ScId, flow: &Flow) -> MacWords {
+    let head = (VERSION as u64) << 60
+        | (epoch as u64) << 48
+        | (flow.protocol as u64) << 32
+        | snid.get() as u64;
+    let ports = (flow.sport as u64) << 16 | flow.dport as u64;
+    let scid = (scid.0 as u64) << 32;
+    match (flow.saddr, flow.daddr) {
+        (IpAddr::V4(saddr), IpAddr::V4(daddr)) => MacWords::V4([
+            head,
+            scid | u32::from_be_bytes(saddr.octets()) as u64,
+            (u32::from_be_bytes(daddr.octets()) as u64) << 32 | ports,
+        ]),
+        (saddr, daddr) => {
+            let [s0, s1] = halves(saddr);
+            let [d0, d1] = halves(daddr);
+            MacWords::V6([head, scid | ports, s0, s1, d0, d1])
+        }
+    }
+}
+
+/// An IPv6 address as the two numbers that its bytes spell in network order.
+#[inline]
+fn halves(address: IpAddr) -> [u64; 2] {
+    let address = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7] = address.octets();
     [
-        (VERSION as u64) << 60
-            | (epoch as u64) << 48
-            | (flow.protocol as u64) << 32
-            | snid.get() as u64,
-        (scid.0 as u64) << 32 | flow.saddr as u64,
-        (flow.daddr as u64) << 32 | (flow.sport as u64) << 16 | flow.dport as u64,
+        u64::from_be_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+        u64::from_be_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
     ]
+}
+
+#[inline]
+fn mac<P: Prf>(epoch: u8, snid: SnId, scid: ScId, flow: &Flow, pair_key: &[u8; 16]) -> u64 {
+    match mac_words(epoch, snid, scid, flow) {
+        MacWords::V4(words) => P::siphash_u64x3(pair_key, words),
+        MacWords::V6(words) => P::siphash_u64x6(pair_key, words),
+    }
 }
 
 /// The key of packets from `sender` to the node whose secret of the epoch is given.
