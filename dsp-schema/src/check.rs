@@ -3,7 +3,7 @@
 
 use crate::fault::{Fault, FaultKind};
 use crate::model::{Permissions, Rule, RuleBody};
-use dsi_engine::{NetworkPermission, SocketPermission};
+use dsi_engine::{NetworkPermission, ProcessPermission, SocketPermission, SystemPermission};
 use std::collections::HashMap;
 use std::hash::Hash;
 
@@ -39,6 +39,35 @@ pub(crate) fn contradictions(rules: &[Rule]) -> Vec<Fault> {
         _ => None,
     });
     permissions(of_networks, &network, &mut faults);
+
+    let process: Vec<_> = ProcessPermission::ALL
+        .iter()
+        .map(|p| (p.name(), p.bit()))
+        .collect();
+    let of_processes = rules.iter().filter_map(|rule| match &rule.body {
+        RuleBody::ProcessPermission {
+            source,
+            source_node,
+            target,
+            permissions,
+        } => Some(((*source, *source_node, *target), *permissions, rule)),
+        _ => None,
+    });
+    permissions(of_processes, &process, &mut faults);
+
+    let system: Vec<_> = SystemPermission::ALL
+        .iter()
+        .map(|p| (p.name(), p.bit()))
+        .collect();
+    let of_systems = rules.iter().filter_map(|rule| match &rule.body {
+        RuleBody::SystemPermission {
+            source,
+            source_node,
+            permissions,
+        } => Some(((*source, *source_node), *permissions, rule)),
+        _ => None,
+    });
+    permissions(of_systems, &system, &mut faults);
     faults
 }
 

@@ -4,7 +4,7 @@
 use crate::image::{Contents, WriteError};
 use crate::model::{Dsp, Permissions, RuleBody};
 use dsi_engine::image::{
-    HostingEntry, NetworkEntry, SocketEntry, SocketLabelEntry, TransitionEntry,
+    AccessEntry, HostingEntry, NetworkEntry, SocketLabelEntry, SystemEntry, TransitionEntry,
 };
 use dsi_engine::policy::Tuple;
 use dsi_engine::{Mode, ScId, SnId};
@@ -42,6 +42,8 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
     let mut labels: BTreeMap<(u8, u8, u16), (ScId, u32)> = BTreeMap::new();
     let mut sockets = Merged::default();
     let mut networks = Merged::default();
+    let mut processes = Merged::default();
+    let mut systems = Merged::default();
     let mut transitions: BTreeMap<(ScId, ScId), (ScId, u32)> = BTreeMap::new();
     let mut hostings: BTreeMap<(SnId, ScId), u32> = BTreeMap::new();
     for rule in &dsp.rules {
@@ -63,12 +65,21 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
                 source_node,
                 target,
                 permissions,
-            } => {
-                sockets.add((*source, *source_node, *target), *permissions, rule.id);
-            }
+            } => sockets.add((*source, *source_node, *target), *permissions, rule.id),
             RuleBody::NetworkPermission { tuple, permissions } => {
                 networks.add(*tuple, *permissions, rule.id)
             }
+            RuleBody::ProcessPermission {
+                source,
+                source_node,
+                target,
+                permissions,
+            } => processes.add((*source, *source_node, *target), *permissions, rule.id),
+            RuleBody::SystemPermission {
+                source,
+                source_node,
+                permissions,
+            } => systems.add((*source, *source_node), *permissions, rule.id),
             RuleBody::Transition {
                 parent,
                 binary,
@@ -90,6 +101,8 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
         source_sha256: dsp.source_sha256,
         enforcing: dsp.mode == Mode::Enforcing,
         default_allow: dsp.default_allow,
+        reject: dsp.reject,
+        unload: dsp.unload,
         // A document has fewer rules than bytes, and those are bounded far below 2^32.
         rules: dsp.rules.len() as u32,
         labels: labels
@@ -104,19 +117,7 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
                 },
             )
             .collect(),
-        sockets: sockets
-            .entries
-            .into_iter()
-            .map(|((subject, node, target), p, rule)| SocketEntry {
-                subject,
-                target,
-                node,
-                allow: p.grant,
-                deny: p.deny,
-                reserved: 0,
-                rule,
-            })
-            .collect(),
+        sockets: sockets.access(),
         networks: networks
             .entries
             .into_iter()
@@ -156,6 +157,19 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
                 rule,
             })
             .collect(),
+        processes: processes.access(),
+        systems: systems
+            .entries
+            .into_iter()
+            .map(|((subject, node), p, rule)| SystemEntry {
+                subject,
+                node,
+                allow: p.grant,
+                deny: p.deny,
+                reserved: 0,
+                rule,
+            })
+            .collect(),
     }
 }
 
@@ -190,6 +204,24 @@ impl<K: Ord + Copy> Merged<K> {
         if new.grant | new.deny != 0 {
             self.entries.push((key, new, rule));
         }
+    }
+}
+
+impl Merged<(ScId, SnId, ScId)> {
+    /// The entries of socket or of process permissions.
+    fn access<const PROCESS: bool>(self) -> Vec<AccessEntry<PROCESS>> {
+        self.entries
+            .into_iter()
+            .map(|((subject, node, target), p, rule)| AccessEntry {
+                subject,
+                target,
+                node,
+                allow: p.grant,
+                deny: p.deny,
+                reserved: 0,
+                rule,
+            })
+            .collect()
     }
 }
 

@@ -4,9 +4,9 @@
 
 use dsi_engine::ScId;
 use dsi_engine::image::{
-    BODY, DESCRIPTOR_LEN, Entry, HEADER_LEN, HostingEntry, Kind, MAGIC, MAX_BUCKET_BITS,
-    MAX_BUCKET_LEN, MAX_LEN, NetworkEntry, SECTIONS, SocketEntry, SocketLabelEntry,
-    TransitionEntry, flags, hash, header,
+    AccessEntry, BODY, DESCRIPTOR_LEN, Entry, HEADER_LEN, HostingEntry, Kind, MAGIC,
+    MAX_BUCKET_BITS, MAX_BUCKET_LEN, MAX_LEN, NetworkEntry, ProcessEntry, SECTIONS, SocketEntry,
+    SocketLabelEntry, SystemEntry, TransitionEntry, flags, hash, header,
 };
 
 /// A bucket length that nearly every seed achieves; the search for a seed ends there.
@@ -27,6 +27,10 @@ pub struct Contents {
     pub enforcing: bool,
     /// What no rule names is allowed.
     pub default_allow: bool,
+    /// Refused packets are answered.
+    pub reject: bool,
+    /// The module may be unloaded while the policy is enforcing.
+    pub unload: bool,
     /// Number of rules: the largest rule id.
     pub rules: u32,
     /// Socket labels, no key twice.
@@ -39,6 +43,10 @@ pub struct Contents {
     pub transitions: Vec<TransitionEntry>,
     /// Hostings, no key twice; for each ScID also the one of node 0.
     pub hostings: Vec<HostingEntry>,
+    /// Process permissions, no key twice with the same rule.
+    pub processes: Vec<ProcessEntry>,
+    /// System permissions, no key twice with the same rule.
+    pub systems: Vec<SystemEntry>,
 }
 
 /// Why contents do not fit in an image.
@@ -76,7 +84,7 @@ impl Write for SocketLabelEntry {
     }
 }
 
-impl Write for SocketEntry {
+impl<const PROCESS: bool> Write for AccessEntry<PROCESS> {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.subject.0.to_le_bytes());
         out.extend(self.target.0.to_le_bytes());
@@ -113,6 +121,17 @@ impl Write for HostingEntry {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.scid.0.to_le_bytes());
         out.extend(node16(self.node));
+        out.extend(self.reserved.to_le_bytes());
+        out.extend(self.rule.to_le_bytes());
+    }
+}
+
+impl Write for SystemEntry {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.subject.0.to_le_bytes());
+        out.extend(node16(self.node));
+        out.extend(self.allow.to_le_bytes());
+        out.extend(self.deny.to_le_bytes());
         out.extend(self.reserved.to_le_bytes());
         out.extend(self.rule.to_le_bytes());
     }
@@ -156,6 +175,8 @@ impl Contents {
         section(&self.networks, seed, &mut body, &mut descriptors);
         section(&self.transitions, seed, &mut body, &mut descriptors);
         section(&self.hostings, seed, &mut body, &mut descriptors);
+        section(&self.processes, seed, &mut body, &mut descriptors);
+        section(&self.systems, seed, &mut body, &mut descriptors);
 
         let len = BODY + body.len();
         let total_len = u32::try_from(len)
@@ -188,6 +209,8 @@ impl Contents {
         let flag = |set: bool, bit: u32| if set { bit } else { 0 };
         flag(self.enforcing, flags::ENFORCING)
             | flag(self.default_allow, flags::DEFAULT_ALLOW)
+            | flag(self.reject, flags::REJECT)
+            | flag(self.unload, flags::UNLOAD)
             | flag(
                 self.networks.iter().any(|e| !e.source_node.is_none()),
                 flags::SOURCE_NODES,
@@ -214,7 +237,9 @@ impl Contents {
                 .max(fullest(&self.sockets, seed))
                 .max(fullest(&self.networks, seed))
                 .max(fullest(&self.transitions, seed))
-                .max(fullest(&self.hostings, seed));
+                .max(fullest(&self.hostings, seed))
+                .max(fullest(&self.processes, seed))
+                .max(fullest(&self.systems, seed));
             best = best.min((len, seed));
             if len <= GOOD_BUCKET_LEN {
                 break;

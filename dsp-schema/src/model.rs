@@ -14,6 +14,10 @@ pub struct Dsp {
     pub mode: Mode,
     /// Whether what no rule names is allowed.
     pub default_allow: bool,
+    /// Whether refused packets are answered with a rejection; otherwise they are dropped.
+    pub reject: bool,
+    /// Whether the module may be unloaded while the policy is enforcing.
+    pub unload: bool,
     /// Zones that it names.
     pub contexts: Vec<Context>,
     /// Nodes that it names.
@@ -102,6 +106,26 @@ pub enum RuleBody {
         /// What it may and may not do.
         permissions: Permissions,
     },
+    /// What processes may do to processes of another zone on their node.
+    ProcessPermission {
+        /// Zone of the processes.
+        source: ScId,
+        /// Their node; none is any.
+        source_node: SnId,
+        /// Zone of the others.
+        target: ScId,
+        /// What they may and may not do.
+        permissions: Permissions,
+    },
+    /// What of the machine processes may use with their capabilities.
+    SystemPermission {
+        /// Zone of the processes.
+        source: ScId,
+        /// Their node; none is any.
+        source_node: SnId,
+        /// What they may and may not do.
+        permissions: Permissions,
+    },
     /// What a process becomes that executes a labelled binary.
     Transition {
         /// ScID of the process before.
@@ -127,6 +151,8 @@ impl RuleBody {
             Self::SocketLabel { .. } => "socket_label",
             Self::SocketPermission { .. } => "socket_permission",
             Self::NetworkPermission { .. } => "network_permission",
+            Self::ProcessPermission { .. } => "process_permission",
+            Self::SystemPermission { .. } => "system_permission",
             Self::Transition { .. } => "transition",
             Self::Hosting { .. } => "hosting",
         }

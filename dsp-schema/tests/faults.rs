@@ -442,6 +442,65 @@ fn contradictory_permissions_are_told_with_both_places() {
 }
 
 #[test]
+fn contradictory_process_and_system_permissions_are_told_with_both_places() {
+    let process = |target: &str, rest: &str| {
+        format!(
+            "<process_permission><source_ScID>10</source_ScID><target_ScID>{target}</target_ScID>{rest}\
+             </process_permission>"
+        )
+    };
+    let system = |source: &str, rest: &str| {
+        format!("<system_permission><source_ScID>{source}</source_ScID>{rest}</system_permission>")
+    };
+    let (granted, denied) = ("<grant>signal trace</grant>", "<deny>trace use_fd</deny>");
+    let text = one(
+        &format!(
+            "{}\n{}",
+            process("20", granted),
+            process("ringbell", denied)
+        ),
+        "grant-and-deny",
+        8,
+        2,
+        "process_permission",
+    );
+    assert!(text.contains("trace is granted and denied"), "{text}");
+    assert!(text.contains("policy.xml:7:2"), "{text}");
+    sound(&format!(
+        "{}{}",
+        process("20", granted),
+        process("2", denied)
+    ));
+
+    let text = one(
+        &format!(
+            "{}\n{}",
+            system("10", "<grant>bpf</grant>"),
+            system("10", "")
+        ),
+        "grant-and-deny",
+        8,
+        2,
+        "system_permission",
+    );
+    assert!(text.contains("bpf is granted and denied"), "{text}");
+    assert!(text.contains("no permission at all"), "{text}");
+    sound(&format!(
+        "{}{}",
+        system("10", "<grant>bpf</grant><deny>boot</deny>"),
+        system("default", "")
+    ));
+    let text = one(
+        &system("10", "<grant>load_modules</grant>"),
+        "bad-word",
+        7,
+        56,
+        "load_modules",
+    );
+    assert!(text.contains("did you mean load_module?"), "{text}");
+}
+
+#[test]
 fn contradictory_transitions_are_told_with_both_places() {
     let rules = format!(
         "{}\n{}",

@@ -40,7 +40,18 @@ fn rule() -> impl Strategy<Value = String> {
         "receive",
         "create_unmediated",
     ];
-    const NETWORK: [&str; 3] = ["send", "receive", "connect"];
+    const NETWORK: [&str; 4] = ["send", "receive", "connect", "multicast"];
+    const PROCESS: [&str; 5] = ["signal", "trace", "unix_connect", "unix_send", "use_fd"];
+    const SYSTEM: [&str; 8] = [
+        "load_module",
+        "bpf",
+        "boot",
+        "raw_io",
+        "trace_kernel",
+        "net_admin",
+        "label",
+        "sys_admin",
+    ];
     const NAMES: [&str; 4] = ["2", "default", "10", "twenty"];
     let zone = || prop::sample::select(NAMES.to_vec());
     let end = || prop_oneof![4 => prop::sample::select(NAMES.to_vec()), 1 => Just("outside")];
@@ -58,13 +69,26 @@ fn rule() -> impl Strategy<Value = String> {
             list("grant", &SOCKET, bits & 0x55),
             list("deny", &SOCKET, bits & 0xAA | u16::from(bits & 0x55 == 0) << 1),
         )),
-        (end(), node(), end(), node(), 1_u16..8).prop_map(move |(source, from, target, to, bits)| format!(
+        (zone(), node(), zone(), 1_u16..32).prop_map(move |(source, node, target, bits)| format!(
+            "<process_permission><source_ScID>{source}</source_ScID>{}<target_ScID>{target}</target_ScID>{}{}\
+             </process_permission>",
+            optional("source_SnID", node),
+            list("grant", &PROCESS, bits & 0b10101),
+            list("deny", &PROCESS, bits & 0b01010 | u16::from(bits & 0b10101 == 0) << 1),
+        )),
+        (zone(), node(), 1_u16..256).prop_map(move |(source, node, bits)| format!(
+            "<system_permission><source_ScID>{source}</source_ScID>{}{}{}</system_permission>",
+            optional("source_SnID", node),
+            list("grant", &SYSTEM, bits & 0x55),
+            list("deny", &SYSTEM, bits & 0xAA | u16::from(bits & 0x55 == 0) << 1),
+        )),
+        (end(), node(), end(), node(), 1_u16..16).prop_map(move |(source, from, target, to, bits)| format!(
             "<network_permission>{}<source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>{}{}{}\
              </network_permission>",
             optional("source_SnID", from.filter(|_| source != "outside")),
             optional("target_SnID", to.filter(|_| target != "outside")),
             list("grant", &NETWORK, bits & 0b101),
-            list("deny", &NETWORK, bits & 0b010 | u16::from(bits & 0b101 == 0) << 1),
+            list("deny", &NETWORK, bits & 0b1010 | u16::from(bits & 0b101 == 0) << 1),
         )),
         (zone(), zone()).prop_map(|(parent, binary)| format!(
             "<transition><parent_ScID>{parent}</parent_ScID><binary_ScID>{binary}</binary_ScID><new_ScID>{binary}\

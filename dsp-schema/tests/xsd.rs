@@ -58,6 +58,14 @@ fn documents() -> Vec<String> {
             "<socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>{rest}</socket_permission>"
         )
     };
+    let process = |rest: &str| {
+        format!(
+            "<process_permission><source_ScID>10</source_ScID><target_ScID>2</target_ScID>{rest}</process_permission>"
+        )
+    };
+    let system = |rest: &str| {
+        format!("<system_permission><source_ScID>10</source_ScID>{rest}</system_permission>")
+    };
     let label = |protocol: &str, port: &str| {
         format!(
             "<socket_label><protocol>{protocol}</protocol><port>{port}</port><new_ScID>10</new_ScID></socket_label>"
@@ -106,6 +114,28 @@ fn documents() -> Vec<String> {
         socket("<target_SnID>1</target_SnID>"),
         socket("<grant>Send</grant>"),
         socket("<grant>send</grant>").replace("<source_ScID>10", "<source_ScID>outside"),
+        process(""),
+        process("<grant>signal trace unix_connect unix_send use_fd</grant>"),
+        process("<deny>trace</deny><source_SnID>1</source_SnID><grant>signal</grant>"),
+        process("<grant>signal</grant><grant>trace</grant>"),
+        process("<grant>signal</grant><deny>signal</deny>"),
+        process("<grant>send</grant>"),
+        process("<grant/>"),
+        process("<target_SnID>1</target_SnID>"),
+        process("<grant>signal</grant>").replace("<target_ScID>2</target_ScID>", ""),
+        process("<grant>signal</grant>").replace("<target_ScID>2", "<target_ScID>outside"),
+        process("<grant>signal</grant>").replace("<target_ScID>2", "<target_ScID>1"),
+        system(""),
+        system(
+            "<grant>load_module bpf boot raw_io</grant><deny>trace_kernel net_admin label sys_admin</deny>",
+        ),
+        system("<source_SnID>munster</source_SnID><grant>bpf</grant>"),
+        system("<grant>bpf</grant><deny>bpf</deny>"),
+        system("<grant>BPF</grant>"),
+        system("<deny/>"),
+        system("<target_ScID>10</target_ScID>"),
+        "<system_permission><grant>bpf</grant></system_permission>".into(),
+        network("<grant>multicast</grant>").replace("<target_ScID>10", "<target_ScID>outside"),
         "<hosting><SnID>1</SnID><ScID>a</ScID></hosting>".into(),
         "<hosting><ScID>a</ScID><SnID>munster</SnID></hosting>".into(),
         "<hosting><ScID>a</ScID></hosting>".into(),
@@ -193,6 +223,11 @@ fn documents() -> Vec<String> {
         root("mode=\"enforcing\"", "<rules/>"),
         root("mode=\" permissive \" default=\"allow\" version_label=\"\"", "<rules/>"),
         root("mode=\"enforcing\" default=\"\"", "<rules/>"),
+        root("mode=\"enforcing\" refusal=\"reject\" unload=\" permit \"", "<rules/>"),
+        root("mode=\"enforcing\" refusal=\"drop\" unload=\"refuse\"", "<rules/>"),
+        root("mode=\"enforcing\" refusal=\"deny\"", "<rules/>"),
+        root("mode=\"enforcing\" unload=\"yes\"", "<rules/>"),
+        root("mode=\"enforcing\" unload=\"\"", "<rules/>"),
         root("", "<rules/>"),
         root("mode=\"enforcing\"", ""),
         root("mode=\"enforcing\"", "<rules/><nodes/><contexts/>"),

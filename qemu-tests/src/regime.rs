@@ -31,7 +31,7 @@ struct State {
 /// A document with these rules, zones 10 and 20, and nodes 1 and 2.
 pub fn document(mode: &str, rules: &[&str]) -> String {
     format!(
-        "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"{mode}\" default=\"deny\"><contexts><context ScID=\"10\" name=\"ten\"/>\
+        "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"{mode}\" default=\"deny\" unload=\"permit\"><contexts><context ScID=\"10\" name=\"ten\"/>\
          <context ScID=\"20\" name=\"twenty\"/></contexts><nodes><node SnID=\"1\" name=\"munster\"/>\
          <node SnID=\"2\" name=\"colby\"/></nodes><rules>\n{}\n</rules></DSP>",
         rules.join("\n")

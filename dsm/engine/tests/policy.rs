@@ -3,12 +3,13 @@
 //! never removes a permit, and that no bytes make validation or a look-up panic.
 
 use dsi_engine::image::{
-    header, port_mask, HostingEntry, Image, ImageError, NetworkEntry, SocketEntry,
-    SocketLabelEntry, TransitionEntry,
+    header, port_mask, HostingEntry, Image, ImageError, NetworkEntry, ProcessEntry, SocketEntry,
+    SocketLabelEntry, SystemEntry, TransitionEntry,
 };
 use dsi_engine::policy::Tuple;
 use dsi_engine::{
-    Decision, NetworkPermission, Peer, Policy, PolicyMeta, Reason, ScId, SnId, SocketPermission,
+    Decision, NetworkPermission, Peer, Policy, PolicyMeta, ProcessPermission, Reason, ScId, SnId,
+    SocketPermission, SystemPermission,
 };
 use dsp_schema::image::Contents;
 use proptest::prelude::*;
@@ -61,9 +62,17 @@ fn contents() -> impl Strategy<Value = Contents> {
         scid(),
         0..8,
     );
+    let processes = proptest::collection::vec(
+        (scid(), any_node(), scid(), masks(ProcessPermission::MASK)),
+        0..8,
+    );
+    let systems =
+        proptest::collection::vec((scid(), any_node(), masks(SystemPermission::MASK)), 0..8);
+    let others = (processes, systems, any::<bool>(), any::<bool>());
     (
         any::<bool>(),
         any::<bool>(),
+        others,
         sockets,
         networks,
         transitions,
@@ -71,7 +80,16 @@ fn contents() -> impl Strategy<Value = Contents> {
         labels,
     )
         .prop_map(
-            |(enforcing, default_allow, sockets, networks, transitions, hostings, labels)| {
+            |(
+                enforcing,
+                default_allow,
+                others,
+                sockets,
+                networks,
+                transitions,
+                hostings,
+                labels,
+            )| {
                 let mut rule = 0;
                 let mut next = || {
                     rule += 1;
@@ -81,8 +99,31 @@ fn contents() -> impl Strategy<Value = Contents> {
                     version: 1,
                     enforcing,
                     default_allow,
+                    reject: others.2,
+                    unload: others.3,
                     ..Contents::default()
                 };
+                for (subject, node, target, (allow, deny)) in others.0 {
+                    contents.processes.push(ProcessEntry {
+                        subject,
+                        target,
+                        node,
+                        allow,
+                        deny,
+                        reserved: 0,
+                        rule: next(),
+                    });
+                }
+                for (subject, node, (allow, deny)) in others.1 {
+                    contents.systems.push(SystemEntry {
+                        subject,
+                        node,
+                        allow,
+                        deny,
+                        reserved: 0,
+                        rule: next(),
+                    });
+                }
                 for (subject, node, target, (allow, deny)) in sockets {
                     contents.sockets.push(SocketEntry {
                         subject,
@@ -232,6 +273,59 @@ impl Oracle<'_> {
         })
     }
 
+    fn multicast(&self, source: Peer, target: Peer) -> Reason {
+        if source.scid.0 < 2 || target.scid.0 < 2 {
+            return Reason::None;
+        }
+        let (grant, deny) = self.network(source, target, NetworkPermission::Multicast);
+        self.settle(grant, deny, false)
+    }
+
+    fn process(
+        &self,
+        subject: ScId,
+        node: SnId,
+        target: ScId,
+        permission: ProcessPermission,
+    ) -> Reason {
+        match (subject.0, target.0) {
+            (0 | 1, _) | (_, 0) => return Reason::None,
+            (2, 1) if permission != ProcessPermission::Trace => return Reason::None,
+            (_, 1) => return Reason::NoPermission,
+            _ => {}
+        }
+        let named = || {
+            self.0.processes.iter().filter(move |rule| {
+                rule.subject == subject
+                    && rule.target == target
+                    && (rule.node.is_none() || rule.node == node)
+            })
+        };
+        let bit = permission.bit();
+        self.settle(
+            named().any(|rule| rule.allow & bit != 0),
+            named().any(|rule| rule.deny & bit != 0),
+            subject == target,
+        )
+    }
+
+    fn system(&self, subject: ScId, node: SnId, permission: SystemPermission) -> Reason {
+        if subject.0 < 2 {
+            return Reason::None;
+        }
+        let named = || {
+            self.0.systems.iter().filter(move |rule| {
+                rule.subject == subject && (rule.node.is_none() || rule.node == node)
+            })
+        };
+        let bit = permission.bit();
+        self.settle(
+            named().any(|rule| rule.allow & bit != 0),
+            named().any(|rule| rule.deny & bit != 0),
+            subject.0 == 2,
+        )
+    }
+
     fn hosting(&self, node: SnId, scid: ScId) -> Reason {
         let mut named = self
             .0
@@ -301,12 +395,19 @@ fn ask_all(policy: &Policy<'_>, mut answer: impl FnMut(Decision)) {
         for to in &peers {
             answer(policy.network_datagram(*from, *to));
             answer(policy.network_connect(*from, *to));
+            answer(policy.network_multicast(*from, *to));
         }
         answer(policy.hosting(from.snid, from.scid));
         for target in scids {
             for permission in SocketPermission::ALL {
                 answer(policy.socket(from.scid, from.snid, target, *permission));
             }
+            for permission in ProcessPermission::ALL {
+                answer(policy.process(from.scid, from.snid, target, *permission));
+            }
+        }
+        for permission in SystemPermission::ALL {
+            answer(policy.system(from.scid, from.snid, *permission));
         }
     }
     for parent in scids {
@@ -343,6 +444,23 @@ proptest! {
                 oracle.socket(from.scid, from.snid, to.scid, *permission),
             )?;
         }
+        agrees(&contents, policy.network_multicast(from, to), oracle.multicast(from, to))?;
+        for permission in ProcessPermission::ALL {
+            agrees(
+                &contents,
+                policy.process(from.scid, from.snid, to.scid, *permission),
+                oracle.process(from.scid, from.snid, to.scid, *permission),
+            )?;
+        }
+        for permission in SystemPermission::ALL {
+            agrees(
+                &contents,
+                policy.system(from.scid, from.snid, *permission),
+                oracle.system(from.scid, from.snid, *permission),
+            )?;
+        }
+        prop_assert_eq!(policy.meta().reject(), contents.reject);
+        prop_assert_eq!(policy.meta().unload(), contents.unload || !contents.enforcing);
         let transition = policy.transition(from.scid, to.scid);
         let (reason, scid) = oracle.transition(from.scid, to.scid);
         agrees(&contents, transition.decision, reason)?;
@@ -361,7 +479,7 @@ proptest! {
     ) {
         let before = contents.write().unwrap();
         let mut more = contents.clone();
-        more.rules += 2;
+        more.rules += 4;
         more.networks.push(NetworkEntry {
             source: tuple.0,
             target: tuple.1,
@@ -379,6 +497,23 @@ proptest! {
             deny: 0,
             reserved: 0,
             rule: more.rules - 1,
+        });
+        more.processes.push(ProcessEntry {
+            subject: socket.0,
+            target: socket.2,
+            node: socket.1,
+            allow: (bits & ProcessPermission::MASK).max(1),
+            deny: 0,
+            reserved: 0,
+            rule: more.rules - 2,
+        });
+        more.systems.push(SystemEntry {
+            subject: socket.0,
+            node: socket.1,
+            allow: (bits & SystemPermission::MASK).max(1),
+            deny: 0,
+            reserved: 0,
+            rule: more.rules - 3,
         });
         let after = more.write().unwrap();
         let mut permits = Vec::new();
@@ -400,6 +535,8 @@ proptest! {
         reversed.networks.reverse();
         reversed.transitions.reverse();
         reversed.hostings.reverse();
+        reversed.processes.reverse();
+        reversed.systems.reverse();
         reversed.labels.reverse();
         prop_assert_eq!(contents.write(), reversed.write());
     }
@@ -493,14 +630,15 @@ fn each_field_of_the_header_is_checked() {
     );
     for (at, byte) in [
         (header::MAGIC, b'X'),
-        (header::MAGIC + 7, 2),
+        (header::MAGIC + 7, 1), // the version before
+        (header::MAGIC + 7, 3),
         (header::TOTAL_LEN, 1),
         (header::HEADER_LEN, 64),
         (header::VERSION, 0),
-        (header::FLAGS, 0x40),
+        (header::FLAGS + 1, 1),
         (header::FLAGS, 1 | 1 << 2), // a flag of rules that are not there
         (header::RULES, 1),
-        (header::SECTIONS, 4),
+        (header::SECTIONS, 5),
         (header::PORT_PREFIXES, 1),
         (header::RESERVED, 1),
         (127, 1),

@@ -132,7 +132,10 @@ impl<'s> Reader<'s> {
             self.fault(kind, self.tag(root));
             return None;
         }
-        self.attributes(root, &["version_label", "mode", "default"]);
+        self.attributes(
+            root,
+            &["version_label", "mode", "default", "refusal", "unload"],
+        );
         let version_label = root.attribute("version_label").map(str::to_owned);
         let mode = match self.keyword_attribute(root, "mode", &["enforcing", "permissive"]) {
             Some("enforcing") => Some(Mode::Enforcing),
@@ -146,6 +149,9 @@ impl<'s> Reader<'s> {
         };
         let default_allow =
             self.keyword_attribute(root, "default", &["deny", "allow"]) == Some("allow");
+        let reject = self.keyword_attribute(root, "refusal", &["drop", "reject"]) == Some("reject");
+        let unload =
+            self.keyword_attribute(root, "unload", &["refuse", "permit"]) == Some("permit");
 
         let [contexts, nodes, rules] = self.children(root, SECTIONS, [false, false, true]);
         let contexts = contexts.map_or_else(Vec::new, |section| self.contexts(section));
@@ -155,6 +161,8 @@ impl<'s> Reader<'s> {
             version_label,
             mode: mode.unwrap_or(Mode::Enforcing),
             default_allow,
+            reject,
+            unload,
             contexts,
             nodes,
             rules,

@@ -7,7 +7,7 @@ use crate::fault::FaultKind;
 use crate::model::{Rule, RuleBody};
 use crate::source::Position;
 use dsi_engine::policy::Tuple;
-use dsi_engine::{NetworkPermission, ScId, SocketPermission};
+use dsi_engine::{NetworkPermission, ProcessPermission, ScId, SocketPermission, SystemPermission};
 use roxmltree::Node;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,6 +16,8 @@ const RULES: &[&str] = &[
     "socket_label",
     "socket_permission",
     "network_permission",
+    "process_permission",
+    "system_permission",
     "transition",
     "hosting",
 ];
@@ -39,6 +41,8 @@ impl Reader<'_> {
                 "socket_label" => self.socket_label(node),
                 "socket_permission" => self.socket_permission(node),
                 "network_permission" => self.network_permission(node),
+                "process_permission" => self.process_permission(node),
+                "system_permission" => self.system_permission(node),
                 "transition" => self.transition(node),
                 _ => self.hosting(node),
             };
@@ -138,6 +142,44 @@ impl Reader<'_> {
                 target: target?,
                 target_node: target_node?,
             },
+            permissions: permissions?,
+        })
+    }
+
+    pub(super) fn process_permission(&mut self, node: Node<'_, '_>) -> Option<RuleBody> {
+        let known = &["source_ScID", "source_SnID", "target_ScID", "grant", "deny"];
+        let [source, source_node, target, grant, deny] =
+            self.children(node, known, [true, false, true, false, false]);
+        let source = source.and_then(|node| self.scid(node, Zone::Inside));
+        let source_node = self.optional_snid(source_node);
+        let target = target.and_then(|node| self.scid(node, Zone::Inside));
+        let names: Vec<_> = ProcessPermission::ALL
+            .iter()
+            .map(|p| (p.name(), p.bit()))
+            .collect();
+        let permissions = self.permissions(grant, deny, "process permission", &names);
+        Some(RuleBody::ProcessPermission {
+            source: source?,
+            source_node: source_node?,
+            target: target?,
+            permissions: permissions?,
+        })
+    }
+
+    pub(super) fn system_permission(&mut self, node: Node<'_, '_>) -> Option<RuleBody> {
+        let known = &["source_ScID", "source_SnID", "grant", "deny"];
+        let [source, source_node, grant, deny] =
+            self.children(node, known, [true, false, false, false]);
+        let source = source.and_then(|node| self.scid(node, Zone::Inside));
+        let source_node = self.optional_snid(source_node);
+        let names: Vec<_> = SystemPermission::ALL
+            .iter()
+            .map(|p| (p.name(), p.bit()))
+            .collect();
+        let permissions = self.permissions(grant, deny, "system permission", &names);
+        Some(RuleBody::SystemPermission {
+            source: source?,
+            source_node: source_node?,
             permissions: permissions?,
         })
     }

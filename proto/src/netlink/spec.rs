@@ -105,6 +105,8 @@ enumeration! {
         NoMemory = 13 "no-memory",
         /// A segment of a flow whose handshake was not seen.
         NotBound = 14 "not-bound",
+        /// An exec that would change the ScID of a process that is traced, shares state, or has `no_new_privs`.
+        UnsafeExec = 15 "unsafe-exec",
     }
 }
 
@@ -117,6 +119,10 @@ enumeration! {
         Network = 1 "network",
         /// Transitions at exec.
         Transition = 2 "transition",
+        /// Process permissions.
+        Process = 3 "process",
+        /// System permissions.
+        System = 4 "system",
     }
 }
 

@@ -5,7 +5,10 @@
 //! ScID 0 is the kernel's, never 'unknown': whoever finds no state for a socket or task has to ask for ScID 2.
 
 use super::ids::{ScId, SnId};
-use super::policy::{Finding, NetworkPermission, Policy, SocketPermission, Tuple};
+use super::policy::{
+    Finding, NetworkPermission, Policy, ProcessPermission, SocketPermission, SystemPermission,
+    Tuple,
+};
 use super::reason::{Mode, Reason};
 
 /// The answer to a question.
@@ -182,6 +185,60 @@ impl Policy<'_> {
         self.settle(
             self.find_network(&tuple(initiator, listener), NetworkPermission::Connect),
             false,
+        )
+    }
+
+    /// May a datagram to a group or broadcast address leave its sender, or reach a member?
+    ///
+    /// No label fits a group, so one end is always [`Peer::OUTSIDE`]: the target for the sender's node, the source for
+    /// a receiver's.
+    pub fn network_multicast(&self, source: Peer, target: Peer) -> Decision {
+        if source.scid.is_exempt() || target.scid.is_exempt() {
+            return Decision::PERMIT;
+        }
+        self.settle(
+            self.find_network(&tuple(source, target), NetworkPermission::Multicast),
+            false,
+        )
+    }
+
+    /// May a process of ScID `subject` on this node do this to a process of ScID `target` on the same node?
+    ///
+    /// A zone may to its own, unless a rule denies it. Nobody but the kernel and the management looks into the
+    /// management; the default zone, where administrators log in, may otherwise talk to it, and no other zone may.
+    pub fn process(
+        &self,
+        subject: ScId,
+        own_node: SnId,
+        target: ScId,
+        permission: ProcessPermission,
+    ) -> Decision {
+        if subject.is_exempt() || target == ScId::KERNEL {
+            return Decision::PERMIT;
+        }
+        if target == ScId::MANAGEMENT {
+            return if subject == ScId::DEFAULT && permission != ProcessPermission::Trace {
+                Decision::PERMIT
+            } else {
+                self.refuse(Reason::NoPermission)
+            };
+        }
+        self.settle(
+            self.find_process(subject, own_node, target, permission),
+            subject == target,
+        )
+    }
+
+    /// May a process of ScID `subject` on this node use this part of the machine, for which it has the capability?
+    ///
+    /// The default zone may, unless a rule denies it.
+    pub fn system(&self, subject: ScId, own_node: SnId, permission: SystemPermission) -> Decision {
+        if subject.is_exempt() {
+            return Decision::PERMIT;
+        }
+        self.settle(
+            self.find_system(subject, own_node, permission),
+            subject == ScId::DEFAULT,
         )
     }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-//! The policy image, version 1: its layout and its validation. Normative together with `docs/policy-image.md`.
+//! The policy image, version 2: its layout and its validation. Normative together with `docs/policy-image.md`.
 //!
-//! An image is a header, five section descriptors and five hash tables (bucket index, then the entries sorted by
+//! An image is a header, seven section descriptors and seven hash tables (bucket index, then the entries sorted by
 //! bucket), all little-endian. Validation walks it once and accepts exactly one spelling of each policy: padding is
 //! zero, sections lie back to back, entries are sorted, the flags say what is there. Afterwards look-ups need no
 //! checks of meaning, and reads beyond the end are impossible (and would still be harmless).
@@ -12,13 +12,13 @@ use super::policy::{Policy, Tuple};
 use core::fmt;
 
 /// First bytes of every image; the last one is the format's version.
-pub const MAGIC: [u8; 8] = *b"DSIPOL\0\x01";
+pub const MAGIC: [u8; 8] = *b"DSIPOL\0\x02";
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 128;
 /// Bytes of one section descriptor.
 pub const DESCRIPTOR_LEN: usize = 16;
 /// Sections, one of each kind, in the order of their kinds.
-pub const SECTIONS: usize = 5;
+pub const SECTIONS: usize = 7;
 /// Where the first section starts.
 pub const BODY: usize = HEADER_LEN + SECTIONS * DESCRIPTOR_LEN;
 /// Bytes of the largest image that is accepted.
@@ -70,8 +70,12 @@ pub mod flags {
     pub const NETWORK_DENIES: u32 = 1 << 4;
     /// There are socket permissions that name a source node.
     pub const SOCKET_NODES: u32 = 1 << 5;
-    /// All bits that version 1 knows.
-    pub const KNOWN: u32 = (1 << 6) - 1;
+    /// Refused packets are answered with a rejection; otherwise they are dropped.
+    pub const REJECT: u32 = 1 << 6;
+    /// The module may be unloaded while the policy is enforcing.
+    pub const UNLOAD: u32 = 1 << 7;
+    /// All bits that version 2 knows.
+    pub const KNOWN: u32 = (1 << 8) - 1;
 }
 
 /// Kinds of section.
@@ -88,6 +92,10 @@ pub enum Kind {
     Transition = 4,
     /// (node, ScID): the node may speak for the ScID; (0, ScID): only nodes that are named may.
     Hosting = 5,
+    /// (subject, its node, target) → what it may do to processes of the target.
+    ProcessPermission = 6,
+    /// (subject, its node) → what of the machine it may use with its capabilities.
+    SystemPermission = 7,
 }
 
 impl Kind {
@@ -98,6 +106,8 @@ impl Kind {
         Self::NetworkPermission,
         Self::Transition,
         Self::Hosting,
+        Self::ProcessPermission,
+        Self::SystemPermission,
     ];
 
     /// Bytes of an entry.
@@ -109,6 +119,8 @@ impl Kind {
             Self::NetworkPermission => NetworkEntry::LEN,
             Self::Transition => TransitionEntry::LEN,
             Self::Hosting => HostingEntry::LEN,
+            Self::ProcessPermission => ProcessEntry::LEN,
+            Self::SystemPermission => SystemEntry::LEN,
         }
     }
 }
@@ -219,11 +231,16 @@ impl Entry for SocketLabelEntry {
 }
 
 /// Socket permission.
+pub type SocketEntry = AccessEntry<false>;
+/// Process permission.
+pub type ProcessEntry = AccessEntry<true>;
+
+/// What processes of one ScID may do with sockets of another, or to its processes: two sections of one layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SocketEntry {
+pub struct AccessEntry<const PROCESS: bool> {
     /// The process.
     pub subject: ScId,
-    /// The socket.
+    /// The socket, or the other process.
     pub target: ScId,
     /// Node of the process, or none for any.
     pub node: SnId,
@@ -237,20 +254,33 @@ pub struct SocketEntry {
     pub rule: u32,
 }
 
-impl SocketEntry {
+impl<const PROCESS: bool> AccessEntry<PROCESS> {
+    /// The section's kind.
+    const ACCESS: Kind = if PROCESS {
+        Kind::ProcessPermission
+    } else {
+        Kind::SocketPermission
+    };
+    /// The permissions that it may name.
+    const MASK: u16 = if PROCESS {
+        super::policy::ProcessPermission::MASK
+    } else {
+        super::policy::SocketPermission::MASK
+    };
+
     /// The words of a key.
     #[inline(always)]
     pub const fn words(subject: ScId, node: SnId, target: ScId) -> (u64, u64) {
         (
             subject.0 as u64 | (target.0 as u64) << 32,
-            Kind::SocketPermission as u64 | (node.get() as u64) << 16,
+            Self::ACCESS as u64 | (node.get() as u64) << 16,
         )
     }
 }
 
-impl Entry for SocketEntry {
+impl<const PROCESS: bool> Entry for AccessEntry<PROCESS> {
     const LEN: usize = 20;
-    const KIND: Kind = Kind::SocketPermission;
+    const KIND: Kind = Self::ACCESS;
 
     #[inline(always)]
     fn read(bytes: &[u8], at: usize) -> Self {
@@ -282,14 +312,7 @@ impl Entry for SocketEntry {
     fn fault(&self) -> Option<(usize, &'static str, u64)> {
         zone_fault(0, self.subject)
             .or_else(|| zone_fault(4, self.target))
-            .or_else(|| {
-                mask_fault(
-                    10,
-                    self.allow,
-                    self.deny,
-                    super::policy::SocketPermission::MASK,
-                )
-            })
+            .or_else(|| mask_fault(10, self.allow, self.deny, Self::MASK))
             .or_else(|| {
                 (self.reserved != 0).then_some((14, "reserved bytes of zero", self.reserved as u64))
             })
@@ -512,6 +535,80 @@ impl Entry for HostingEntry {
     }
 }
 
+/// System permission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SystemEntry {
+    /// The process.
+    pub subject: ScId,
+    /// Its node, or none for any.
+    pub node: SnId,
+    /// Permissions granted.
+    pub allow: u16,
+    /// Permissions denied.
+    pub deny: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// Rule id.
+    pub rule: u32,
+}
+
+impl SystemEntry {
+    /// The words of a key.
+    #[inline(always)]
+    pub const fn words(subject: ScId, node: SnId) -> (u64, u64) {
+        (
+            subject.0 as u64,
+            Kind::SystemPermission as u64 | (node.get() as u64) << 16,
+        )
+    }
+}
+
+impl Entry for SystemEntry {
+    const LEN: usize = 16;
+    const KIND: Kind = Kind::SystemPermission;
+
+    #[inline]
+    fn read(bytes: &[u8], at: usize) -> Self {
+        let e: [u8; 16] = array_at(bytes, at);
+        Self {
+            subject: ScId(u32_at(&e, 0)),
+            node: SnId::from_u16(u16_at(&e, 4)),
+            allow: u16_at(&e, 6),
+            deny: u16_at(&e, 8),
+            reserved: u16_at(&e, 10),
+            rule: u32_at(&e, 12),
+        }
+    }
+
+    fn key(&self) -> (u64, u64) {
+        Self::words(self.subject, self.node)
+    }
+
+    fn rule(&self) -> u32 {
+        self.rule
+    }
+
+    fn order(&self) -> (u64, u64, u32) {
+        let (a, b) = self.key();
+        (a, b, self.rule)
+    }
+
+    fn fault(&self) -> Option<(usize, &'static str, u64)> {
+        zone_fault(0, self.subject)
+            .or_else(|| {
+                mask_fault(
+                    6,
+                    self.allow,
+                    self.deny,
+                    super::policy::SystemPermission::MASK,
+                )
+            })
+            .or_else(|| {
+                (self.reserved != 0).then_some((10, "reserved bytes of zero", self.reserved as u64))
+            })
+    }
+}
+
 fn zone_fault(offset: usize, scid: ScId) -> Option<(usize, &'static str, u64)> {
     (!scid.is_zone()).then_some((offset, "a ScID from 2 to 4294967294", scid.0 as u64))
 }
@@ -621,6 +718,8 @@ pub struct PolicyMeta {
     pub(super) networks: Table,
     pub(super) transitions: Table,
     pub(super) hostings: Table,
+    pub(super) processes: Table,
+    pub(super) systems: Table,
     pub(super) version: u64,
     pub(super) cluster: [u8; 16],
     pub(super) source: [u8; 32],
@@ -638,6 +737,8 @@ pub(super) static REFUSE_ALL: PolicyMeta = PolicyMeta {
     networks: Table::EMPTY,
     transitions: Table::EMPTY,
     hostings: Table::EMPTY,
+    processes: Table::EMPTY,
+    systems: Table::EMPTY,
     version: 0,
     cluster: [0; 16],
     source: [0; 32],
@@ -679,6 +780,16 @@ impl PolicyMeta {
         self.flags & flags::DEFAULT_ALLOW != 0
     }
 
+    /// Whether a refused packet is answered with a rejection; otherwise it is dropped.
+    pub const fn reject(&self) -> bool {
+        self.flags & flags::REJECT != 0
+    }
+
+    /// Whether the module may be unloaded while this policy is in force: always while it is permissive.
+    pub const fn unload(&self) -> bool {
+        self.flags & flags::UNLOAD != 0 || !self.enforcing()
+    }
+
     /// Rules of the document.
     pub const fn rules(&self) -> u32 {
         self.rules
@@ -717,6 +828,8 @@ impl<'a> Image<'a> {
             Kind::NetworkPermission => self.meta.networks,
             Kind::Transition => self.meta.transitions,
             Kind::Hosting => self.meta.hostings,
+            Kind::ProcessPermission => self.meta.processes,
+            Kind::SystemPermission => self.meta.systems,
         };
         (0..table.count).map(move |n| E::read(bytes, entry_at::<E>(&table, n)))
     }
@@ -725,12 +838,12 @@ impl<'a> Image<'a> {
 fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
     use header as h;
     let len = bytes.len();
-    check(len >= BODY, 0, "at least 208 bytes", len as u64)?;
+    check(len >= BODY, 0, "at least 240 bytes", len as u64)?;
     check(len <= MAX_LEN, 0, "at most 67108864 bytes", len as u64)?;
     check(
         array_at::<8>(bytes, h::MAGIC) == MAGIC,
         h::MAGIC,
-        "the magic of a DSI policy image, version 1",
+        "the magic of a DSI policy image, version 2",
         u64_at(bytes, h::MAGIC),
     )?;
     let total_len = u32_at(bytes, h::TOTAL_LEN);
@@ -765,7 +878,7 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
     check(
         sections as usize == SECTIONS,
         h::SECTIONS,
-        "5 sections",
+        "7 sections",
         sections as u64,
     )?;
     zeros(bytes, h::RESERVED, HEADER_LEN, "reserved bytes of zero")?;
@@ -783,6 +896,8 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
     let networks = reader.section::<NetworkEntry>(2)?;
     let transitions = reader.section::<TransitionEntry>(3)?;
     let hostings = reader.section::<HostingEntry>(4)?;
+    let processes = reader.section::<ProcessEntry>(5)?;
+    let systems = reader.section::<SystemEntry>(6)?;
     check(
         reader.next == len,
         h::TOTAL_LEN,
@@ -841,6 +956,8 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
         networks,
         transitions,
         hostings,
+        processes,
+        systems,
         version,
         cluster: array_at(bytes, h::CLUSTER),
         source: array_at(bytes, h::SOURCE),
@@ -892,7 +1009,7 @@ impl Reader<'_> {
         check(
             kind == E::KIND as u32,
             at,
-            "the section kinds 1 to 5 in order",
+            "the section kinds 1 to 7 in order",
             kind as u64,
         )?;
         let (at, offset) = field(1);

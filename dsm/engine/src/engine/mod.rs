@@ -24,6 +24,8 @@ pub use decide::{Decision, Peer, Transition};
 pub use ids::{ScId, SnId};
 pub use image::{Image, ImageError, PolicyMeta};
 pub use label::{Flow, Label, LabelError, Prf};
-pub use policy::{NetworkPermission, Policy, SocketPermission};
+pub use policy::{
+    NetworkPermission, Policy, ProcessPermission, SocketPermission, SystemPermission,
+};
 pub use reason::{Class, Mode, Reason};
 pub use xattr::XattrError;

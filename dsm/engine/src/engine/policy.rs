@@ -4,8 +4,8 @@
 
 use super::ids::{ScId, SnId};
 use super::image::{
-    flags, port_mask, Entry, HostingEntry, NetworkEntry, PolicyMeta, SocketEntry, SocketLabelEntry,
-    Table, TransitionEntry, REFUSE_ALL,
+    flags, port_mask, AccessEntry, Entry, HostingEntry, NetworkEntry, PolicyMeta, SocketLabelEntry,
+    SystemEntry, Table, TransitionEntry, REFUSE_ALL,
 };
 
 /// Defines a set of permissions: one bit and one name each.
@@ -72,6 +72,46 @@ permissions! {
         Receive = 1, "receive";
         /// TCP connections opened by the source, both directions of their packets.
         Connect = 2, "connect";
+        /// Datagrams to a group or broadcast address; such a packet carries no label, so one end is always outside.
+        Multicast = 3, "multicast";
+    }
+}
+
+permissions! {
+    /// What a process may do to a process of another zone on its node.
+    ProcessPermission {
+        /// Send it a signal, or ask whether one could be sent.
+        Signal = 0, "signal";
+        /// Read or change its memory, registers or descriptors.
+        Trace = 1, "trace";
+        /// Connect to its AF_UNIX socket.
+        UnixConnect = 2, "unix_connect";
+        /// Send datagrams to its AF_UNIX socket.
+        UnixSend = 3, "unix_send";
+        /// Use a file descriptor that it opened.
+        UseFd = 4, "use_fd";
+    }
+}
+
+permissions! {
+    /// What of the machine itself a zone may use, for which a capability alone does not do.
+    SystemPermission {
+        /// Load a module into the kernel, or take one out.
+        LoadModule = 0, "load_module";
+        /// Load programs and maps of BPF.
+        Bpf = 1, "bpf";
+        /// Boot another kernel, or the same again.
+        Boot = 2, "boot";
+        /// Reach hardware and block devices past the file systems.
+        RawIo = 3, "raw_io";
+        /// Look into the running kernel: tracing, probes, performance counters.
+        TraceKernel = 4, "trace_kernel";
+        /// Configure the network: devices, addresses, routes, filters.
+        NetAdmin = 5, "net_admin";
+        /// Label files and processes, and command the module.
+        Label = 6, "label";
+        /// The rest of the administration: mounts, name spaces, quotas.
+        SysAdmin = 7, "sys_admin";
     }
 }
 
@@ -154,8 +194,9 @@ impl<'a> Policy<'a> {
     }
 
     #[inline(always)]
-    fn probe_socket(
+    fn probe_access<const PROCESS: bool>(
         &self,
+        table: &Table,
         subject: ScId,
         node: SnId,
         target: ScId,
@@ -163,9 +204,9 @@ impl<'a> Policy<'a> {
         finding: &mut Finding,
     ) {
         self.scan(
-            &self.meta.sockets,
-            SocketEntry::words(subject, node, target),
-            |e: &SocketEntry| {
+            table,
+            AccessEntry::<PROCESS>::words(subject, node, target),
+            |e: &AccessEntry<PROCESS>| {
                 if e.subject == subject && e.target == target && e.node == node {
                     finding.note(bit, e.allow, e.deny, e.rule);
                 }
@@ -185,9 +226,57 @@ impl<'a> Policy<'a> {
     ) -> Finding {
         let mut finding = Finding::default();
         let bit = permission.bit();
-        self.probe_socket(subject, SnId::NONE, target, bit, &mut finding);
+        let table = &self.meta.sockets;
+        self.probe_access::<false>(table, subject, SnId::NONE, target, bit, &mut finding);
         if self.meta.flags & flags::SOCKET_NODES != 0 && !node.is_none() {
-            self.probe_socket(subject, node, target, bit, &mut finding);
+            self.probe_access::<false>(table, subject, node, target, bit, &mut finding);
+        }
+        finding
+    }
+
+    /// What the process permissions say: those for any node and those for this one.
+    pub(super) fn find_process(
+        &self,
+        subject: ScId,
+        node: SnId,
+        target: ScId,
+        permission: ProcessPermission,
+    ) -> Finding {
+        let mut finding = Finding::default();
+        let bit = permission.bit();
+        let table = &self.meta.processes;
+        self.probe_access::<true>(table, subject, SnId::NONE, target, bit, &mut finding);
+        if !node.is_none() {
+            self.probe_access::<true>(table, subject, node, target, bit, &mut finding);
+        }
+        finding
+    }
+
+    fn probe_system(&self, subject: ScId, node: SnId, bit: u16, finding: &mut Finding) {
+        self.scan(
+            &self.meta.systems,
+            SystemEntry::words(subject, node),
+            |e: &SystemEntry| {
+                if e.subject == subject && e.node == node {
+                    finding.note(bit, e.allow, e.deny, e.rule);
+                }
+                false
+            },
+        );
+    }
+
+    /// What the system permissions say: those for any node and those for this one.
+    pub(super) fn find_system(
+        &self,
+        subject: ScId,
+        node: SnId,
+        permission: SystemPermission,
+    ) -> Finding {
+        let mut finding = Finding::default();
+        let bit = permission.bit();
+        self.probe_system(subject, SnId::NONE, bit, &mut finding);
+        if !node.is_none() {
+            self.probe_system(subject, node, bit, &mut finding);
         }
         finding
     }

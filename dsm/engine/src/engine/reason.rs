@@ -79,6 +79,8 @@ named_enum! {
         NoMemory = "no-memory",
         /// The packet's label is not the one that its flow is bound to.
         NotBound = "not-bound",
+        /// An exec that would change the ScID of a process that is traced, shares state, or has `no_new_privs`.
+        UnsafeExec = "unsafe-exec",
     }
 }
 
@@ -91,5 +93,9 @@ named_enum! {
         Network = "network",
         /// A process that executes a labelled binary.
         Transition = "transition",
+        /// A process to another process.
+        Process = "process",
+        /// A process that uses a part of the machine.
+        System = "system",
     }
 }

@@ -192,7 +192,7 @@ fn policy() -> Result<Vec<u8>, Failure> {
     }
     rules += &network_permission(OURS, OURS, "send receive connect");
     let document = format!(
-        "<DSP xmlns=\"{}\" mode=\"enforcing\" default=\"deny\"><contexts>{contexts}</contexts><rules>{rules}</rules></DSP>",
+        "<DSP xmlns=\"{}\" mode=\"enforcing\" default=\"deny\" unload=\"permit\"><contexts>{contexts}</contexts><rules>{rules}</rules></DSP>",
         dsp_schema::NAMESPACE
     );
     let policy = dsp_schema::parse("dsi-bench", document.as_bytes())?;
