@@ -2,10 +2,12 @@
 # it outside of the checkout, in $DSI_CACHE (default ~/.cache/dsi). All work is done by scripts/.
 
 KERNEL ?= newest
+PACKETS ?= 1000000
+SECONDS ?= 60
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check check-host check-qemu build module guest bench-kernel kernels fmt clean
+.PHONY: help setup demo check check-host check-qemu check-attack fuzz build module guest bench-kernel kernels fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +24,12 @@ check-host: setup ## only what needs no QEMU: format, lints, host tests
 
 check-qemu: setup ## only the QEMU suites (FILTER=<part of a name> for some of them)
 	@scripts/check qemu
+
+check-attack: setup ## a million forged packets (PACKETS=<number>) against a node
+	@DSI_ATTACK_PACKETS=$(PACKETS) FILTER=attack/ scripts/check qemu
+
+fuzz: setup ## fuzz what bytes of others reach, with coverage, for SECONDS (60)
+	@env -u SECONDS scripts/fuzz $(SECONDS)
 
 build: setup ## smd, ssd and dsictl, into target/release
 	@cargo build --locked --release --workspace --exclude dsi-qemu-tests --exclude dsi-demo

@@ -172,6 +172,7 @@ impl Payload {
             "RingBellBE",
             "TelecomClient",
             "dsi-traffic",
+            "dsi-attack",
         ];
         if needs.contains(&Need::Servers) {
             names.extend(["smd", "ssd", "dsictl"]);

@@ -6,6 +6,7 @@
 //! over sockets in the run's own directory.
 
 pub mod agent;
+pub mod attack;
 pub mod cluster;
 pub mod console;
 pub mod control;

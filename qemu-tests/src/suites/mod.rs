@@ -1,6 +1,7 @@
 //! The suites. Each file's first lines tell what it proves.
 
 pub mod administration;
+pub mod attack;
 pub mod forgery;
 pub mod harness;
 pub mod label;
@@ -19,6 +20,7 @@ pub const ALL: &[Suite] = &[
     policy_load::SUITE,
     twins::SUITE,
     forgery::SUITE,
+    attack::SUITE,
     two_operators::SUITE,
     administration::SUITE,
 ];

@@ -1,0 +1,683 @@
+//! IPv4: packets of every kind of forgery that an option in the header can be put to.
+
+use std::net::Ipv4Addr;
+
+use fastrand::Rng;
+
+use super::fate::{TCP, UDP, checksum, code, fate, fate_of_fragments, transport_checksum};
+use super::{
+    Attack, COLBY, COPIED, Counts, EPOCH, FLOW_PORT, FORGED, MEMBER, MUNSTER, OPEN_PORT, Plan,
+    RECEIVER, SECOND, SEEN_PORTS, STRANGER, Sender, ZONE, ZONE_PORTS,
+};
+use crate::enrol::pair_key;
+
+const OPTION: u8 = 158;
+const LEN: usize = 20;
+const SYN: u8 = 2;
+const ACK_PSH: u8 = 24;
+
+/// An IPv4 packet in the making.
+#[derive(Clone, Debug)]
+struct Packet {
+    version: u8,
+    /// Words of the header, if not what its options take.
+    ihl: Option<u8>,
+    /// Length, if not the true one.
+    total: Option<u16>,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    tos: u8,
+    protocol: u8,
+    /// Added to the right checksum.
+    spoil: u16,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    options: Vec<u8>,
+    ports: (u16, u16),
+    /// Sequence number, acknowledgement and flags of a segment.
+    segment: (u32, u32, u8),
+    /// Added to the right checksum of a datagram.
+    spoil_datagram: u16,
+    data: Vec<u8>,
+}
+
+impl Packet {
+    /// What everybody has seen go by: a datagram of the member's to a socket of the zone.
+    fn seen(tuple: usize, tag: &[u8; 6], number: u64) -> Self {
+        let mut data = tag.to_vec();
+        data.extend(format!(" {number}").bytes());
+        let mut packet = Self {
+            version: 4,
+            ihl: None,
+            total: None,
+            id: 0,
+            fragment: 0,
+            ttl: 64,
+            tos: 0,
+            protocol: UDP,
+            spoil: 0,
+            source: MEMBER,
+            destination: RECEIVER,
+            options: Vec::new(),
+            ports: (SEEN_PORTS[tuple], ZONE_PORTS[tuple]),
+            segment: (0, 0, 0),
+            spoil_datagram: 0,
+            data,
+        };
+        packet.options = packet.label(COLBY, ZONE, EPOCH).to_vec();
+        packet
+    }
+
+    /// The label that the member's key makes for this tuple.
+    fn label(&self, snid: u32, scid: u32, epoch: u8) -> [u8; LEN] {
+        let mut label = [0; LEN];
+        label[..4].copy_from_slice(&[OPTION, LEN as u8, 0x10, epoch]);
+        label[4..8].copy_from_slice(&snid.to_be_bytes());
+        label[8..12].copy_from_slice(&scid.to_be_bytes());
+        let key = pair_key(COLBY, MUNSTER, EPOCH);
+        let addresses = (self.source, self.destination);
+        let mac = code(&key, &label, self.protocol, addresses, self.ports);
+        label[12..].copy_from_slice(&mac.to_be_bytes());
+        label
+    }
+
+    fn transport(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(20 + self.data.len());
+        bytes.extend(self.ports.0.to_be_bytes());
+        bytes.extend(self.ports.1.to_be_bytes());
+        let check_at = if self.protocol == TCP {
+            bytes.extend(self.segment.0.to_be_bytes());
+            bytes.extend(self.segment.1.to_be_bytes());
+            bytes.extend([5 << 4, self.segment.2, 0xff, 0xff, 0, 0, 0, 0]);
+            16
+        } else {
+            bytes.extend((self.data.len() as u16 + 8).to_be_bytes());
+            bytes.extend([0, 0]);
+            6
+        };
+        bytes.extend(&self.data);
+        let sum = transport_checksum(self.source, self.destination, self.protocol, &bytes)
+            .wrapping_add(self.spoil_datagram);
+        // A datagram's sum of 0 means none.
+        let sum = if sum == 0 { 0xffff } else { sum };
+        bytes[check_at..check_at + 2].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+
+    /// The header with this behind it.
+    fn carrying(&self, payload: &[u8]) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let ihl = self.ihl.unwrap_or((header / 4) as u8) & 15;
+        let total = self.total.unwrap_or((header + payload.len()) as u16);
+        let mut packet = vec![self.version << 4 | ihl, self.tos];
+        packet.extend(total.to_be_bytes());
+        packet.extend(self.id.to_be_bytes());
+        packet.extend(self.fragment.to_be_bytes());
+        packet.extend([self.ttl, self.protocol, 0, 0]);
+        packet.extend(self.source.octets());
+        packet.extend(self.destination.octets());
+        packet.extend(&self.options);
+        packet.extend(payload);
+        let summed = (usize::from(ihl) * 4).clamp(20, packet.len());
+        let sum = checksum(&packet[..summed]).wrapping_add(self.spoil);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.carrying(&self.transport())
+    }
+
+    /// With other options, padded to whole words, or as they are if there are too many.
+    fn with(mut self, options: &[u8]) -> Self {
+        self.options = options.to_vec();
+        self.options.resize(options.len().next_multiple_of(4), 0);
+        self.options.truncate(40);
+        self
+    }
+
+    fn relabel(mut self, snid: u32, scid: u32, epoch: u8) -> Self {
+        self.options = self.label(snid, scid, epoch).to_vec();
+        self
+    }
+}
+
+/// What a kind makes: packets that are whole, or fragments of one.
+enum Made {
+    Whole(Vec<u8>),
+    /// Fragments, and the first one's header before the whole datagram.
+    Fragments(Vec<Vec<u8>>, Vec<u8>),
+    /// Fragments that never become a datagram.
+    Incomplete(Vec<Vec<u8>>),
+}
+
+/// Makes one attack: a number, what its data begins with, and where its choices come from.
+type Make = fn(&Plan, u64, &[u8; 6], &mut Rng) -> Made;
+
+/// Kinds, how many in a thousand they are, and whether they take a member's key.
+const KINDS: &[(&str, u32, bool, Make)] = &[
+    ("label-byte-changed", 230, false, byte_changed),
+    ("label-bits-flipped", 120, false, bits_flipped),
+    ("label-made-up", 70, false, made_up),
+    ("replayed-to-another-port", 50, false, other_port),
+    ("replayed-to-another-address", 30, false, other_destination),
+    ("replayed-from-another-address", 40, false, other_source),
+    ("replayed-in-another-protocol", 20, false, other_protocol),
+    ("no-label", 30, false, none),
+    ("label-twice", 60, false, twice),
+    ("padding-around-label", 60, false, padding),
+    ("other-options-around-label", 50, false, other_options),
+    ("options-of-chance", 50, false, chance),
+    ("truncated", 40, false, truncated),
+    ("over-long", 30, false, over_long),
+    ("wrong-header-length", 40, false, header_length),
+    ("broken-header", 20, false, broken_header),
+    ("broken-datagram", 10, false, broken_datagram),
+    ("socket-open-to-outside", 20, false, open_socket),
+    ("opening", 60, false, opening),
+    ("slipped-into-a-flow", 60, false, slipped),
+    ("fragments-labelled-first-only", 5, false, first_labelled),
+    ("fragments-labelled-later-only", 15, false, later_labelled),
+    (
+        "fragments-with-a-changed-label",
+        20,
+        false,
+        changed_fragments,
+    ),
+    ("copy", 12, false, copy),
+    ("copied-label-other-data", 12, false, other_data),
+    ("members-label-of-another-node", 30, true, another_node),
+    ("members-label-of-another-zone", 60, true, another_zone),
+    ("members-label-of-another-epoch", 20, true, another_epoch),
+    ("members-label-of-the-kernel", 30, true, kernels),
+    (
+        "members-right-label-then-changed",
+        60,
+        true,
+        sealed_then_changed,
+    ),
+];
+
+/// One in so many leaves fragments behind that wait for the rest for half a minute.
+const INCOMPLETE_EACH: u64 = 2048;
+
+/// The next attack.
+pub fn attack(plan: &Plan, number: u64, rng: &mut Rng) -> Attack {
+    if number.is_multiple_of(INCOMPLETE_EACH) {
+        let made = incomplete(plan, number, FORGED, rng);
+        if let Some(attack) = attack_of(plan, "fragments-incomplete", made) {
+            return attack;
+        }
+    }
+    let member = plan.sender == Sender::Member;
+    let usable =
+        |(_, weight, keyed, _): &&(&str, u32, bool, Make)| *weight > 0 && (member || !keyed);
+    let all: u32 = KINDS.iter().filter(usable).map(|kind| kind.1).sum();
+    loop {
+        let mut at = rng.u32(..all);
+        let chosen = KINDS.iter().filter(usable).find(|kind| {
+            let here = at < kind.1;
+            at = at.wrapping_sub(kind.1);
+            here
+        });
+        let Some((kind, _, _, make)) = chosen else {
+            continue;
+        };
+        let before = rng.clone();
+        let made = make(plan, number, FORGED, rng);
+        let Some(attack) = attack_of(plan, kind, made) else {
+            continue;
+        };
+        if !attack.counts.contains(&"delivered") {
+            return attack;
+        }
+        // The same again, under the mark of what may be seen.
+        let made = make(plan, number, COPIED, &mut before.clone());
+        if let Some(attack) = attack_of(plan, kind, made) {
+            return attack;
+        }
+    }
+}
+
+fn attack_of(plan: &Plan, kind: &'static str, made: Made) -> Option<Attack> {
+    let counts = counts_of(&made)?;
+    let packets = match made {
+        Made::Whole(packet) => vec![packet],
+        Made::Fragments(packets, _) | Made::Incomplete(packets) => packets,
+    };
+    Some(Attack {
+        kind,
+        frames: packets.iter().map(|packet| frame(plan, packet)).collect(),
+        counts,
+    })
+}
+
+fn counts_of(made: &Made) -> Option<Counts> {
+    match made {
+        Made::Whole(packet) => fate(packet),
+        Made::Fragments(packets, whole) => fate_of_fragments(whole, packets.len()),
+        Made::Incomplete(packets) => Some(vec!["Ip:ReasmReqds"; packets.len()]),
+    }
+}
+
+/// In a frame to the receiver.
+fn frame(plan: &Plan, packet: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(14 + packet.len());
+    frame.extend(plan.mac);
+    frame.extend([2, 0, 0, 0, 0, 0x66, 8, 0]);
+    frame.extend(packet);
+    frame
+}
+
+fn base(number: u64, tag: &[u8; 6], rng: &mut Rng) -> Packet {
+    Packet::seen(rng.usize(..2), tag, number)
+}
+
+/// Another value than this.
+fn other(rng: &mut Rng, value: u8) -> u8 {
+    value.wrapping_add(rng.u8(1..))
+}
+
+fn changed(label: &mut [u8], rng: &mut Rng) {
+    let at = rng.usize(..label.len());
+    label[at] = other(rng, label[at]);
+}
+
+fn byte_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    changed(&mut packet.options, rng);
+    Made::Whole(packet.bytes())
+}
+
+fn bits_flipped(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    for _ in 0..rng.u8(1..9) {
+        packet.options[rng.usize(2..LEN)] ^= 1 << rng.u8(..8);
+    }
+    Made::Whole(packet.bytes())
+}
+
+fn made_up(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    // From nothing but type and length right to nothing but the code wrong.
+    let from = [2, 4, 8, 12][rng.usize(..4)];
+    rng.fill(&mut packet.options[from..]);
+    Made::Whole(packet.bytes())
+}
+
+fn other_port(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    match rng.u8(..4) {
+        0 => packet.ports.0 = rng.u16(1..),
+        1 => packet.ports.1 = ZONE_PORTS[rng.usize(..2)],
+        2 => packet.ports = (packet.ports.1, ZONE_PORTS[rng.usize(..2)]),
+        _ => packet.ports.1 = rng.u16(8000..9000),
+    }
+    Made::Whole(packet.bytes())
+}
+
+fn other_destination(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.destination = match rng.u8(..3) {
+        0 => Ipv4Addr::new(10, 77, 0, rng.u8(50..90)),
+        _ => SECOND,
+    };
+    Made::Whole(packet.bytes())
+}
+
+fn other_source(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.source = match rng.u8(..8) {
+        0 => RECEIVER,
+        1 => SECOND,
+        2 | 3 => STRANGER,
+        _ => Ipv4Addr::new(10, 77, 0, rng.u8(2..250)),
+    };
+    Made::Whole(packet.bytes())
+}
+
+fn other_protocol(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    if rng.bool() {
+        packet.protocol = TCP;
+        packet.ports.1 = FLOW_PORT;
+        packet.segment = (rng.u32(..), 0, SYN);
+        packet.data.clear();
+    } else {
+        packet.protocol = rng.u8(253..255);
+    }
+    Made::Whole(packet.bytes())
+}
+
+fn none(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.options.clear();
+    packet.source = if rng.bool() { MEMBER } else { STRANGER };
+    Made::Whole(packet.bytes())
+}
+
+fn twice(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let packet = base(number, tag, rng);
+    let right = packet.options.clone();
+    let mut wrong = right.clone();
+    changed(&mut wrong[2..], rng);
+    let short = [OPTION, 4, 0x10, EPOCH];
+    let options = match rng.u8(..6) {
+        0 => [&right[..], &right].concat(),
+        1 => [&right[..], &wrong].concat(),
+        2 => [&wrong[..], &right].concat(),
+        3 => [&right[..], &short].concat(),
+        4 => [&short, &right[..]].concat(),
+        // The second one behind the end of the options, where nobody reads.
+        _ => [&right[..], &[0, 0, 0, 0], &right[..16]].concat(),
+    };
+    Made::Whole(packet.with(&options).bytes())
+}
+
+fn padding(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let packet = base(number, tag, rng);
+    let mut label = packet.options.clone();
+    if rng.bool() {
+        changed(&mut label[2..], rng);
+    }
+    let before = rng.usize(..12);
+    let mut options = vec![1; before];
+    // An end of the options hides what is behind it.
+    if before > 0 && rng.u8(..3) == 0 {
+        options[rng.usize(..before)] = 0;
+    }
+    options.extend(label);
+    options.resize(options.len() + rng.usize(..8), rng.u8(..2));
+    Made::Whole(packet.with(&options).bytes())
+}
+
+fn other_options(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let packet = base(number, tag, rng);
+    let mut label = packet.options.clone();
+    if rng.u8(..3) > 0 {
+        changed(&mut label[2..], rng);
+    }
+    let another: Vec<u8> = match rng.u8(..4) {
+        // The route taken, with room for one address; router alert; two that nobody knows.
+        0 => vec![7, 7, 4, 0, 0, 0, 0],
+        1 => vec![148, 4, 0, 0],
+        2 => vec![94, 6, 1, 2, 3, 4],
+        _ => vec![30, 2],
+    };
+    let options = match rng.u8(..3) {
+        0 => [another, label].concat(),
+        1 => [label, another].concat(),
+        _ => [another.clone(), label, another].concat(),
+    };
+    Made::Whole(packet.with(&options).bytes())
+}
+
+fn chance(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let packet = base(number, tag, rng);
+    let mut options = vec![0; rng.usize(1..11) * 4];
+    rng.fill(&mut options);
+    // Some of it looks like a label.
+    if options.len() >= LEN && rng.bool() {
+        let at = rng.usize(..options.len() - LEN + 1);
+        options[at..at + 2].copy_from_slice(&[OPTION, LEN as u8]);
+        options[..at].fill(1);
+    }
+    Made::Whole(packet.with(&options).bytes())
+}
+
+fn truncated(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    let whole = packet.bytes();
+    let len = rng.usize(1..whole.len());
+    if rng.bool() {
+        // The length says so, or tells of more than there is.
+        packet.total = Some(len as u16);
+    }
+    let mut bytes = packet.bytes();
+    if rng.bool() {
+        bytes.truncate(len);
+    }
+    Made::Whole(bytes)
+}
+
+fn over_long(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    match rng.u8(..3) {
+        0 => {
+            // A label of another length, with room for it.
+            let len = rng.usize(2..41);
+            let mut options = packet.options.clone();
+            options.resize(len.max(LEN), 0);
+            options[1] = len as u8;
+            packet = packet.with(&options);
+        }
+        1 => {
+            // Data up to what a frame holds.
+            packet.data.resize(rng.usize(100..1400), b'x');
+            changed(&mut packet.options[2..], rng);
+        }
+        _ => {
+            // More behind the packet than it says.
+            if rng.bool() {
+                changed(&mut packet.options[2..], rng);
+            }
+            let mut bytes = packet.bytes();
+            bytes.resize(bytes.len() + rng.usize(1..100), rng.u8(..));
+            return Made::Whole(bytes);
+        }
+    }
+    Made::Whole(packet.bytes())
+}
+
+fn header_length(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    // Shorter cuts the label in two, longer takes the data for options.
+    packet.ihl = Some(rng.u8(..16));
+    Made::Whole(packet.bytes())
+}
+
+fn broken_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    match rng.u8(..3) {
+        0 => packet.version = rng.u8(..16),
+        1 => packet.spoil = rng.u16(1..0xffff),
+        _ => {
+            packet.ttl = rng.u8(1..);
+            packet.tos = rng.u8(..);
+            packet.id = rng.u16(..);
+            changed(&mut packet.options[2..], rng);
+        }
+    }
+    Made::Whole(packet.bytes())
+}
+
+fn broken_datagram(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.spoil_datagram = rng.u16(1..0xffff);
+    Made::Whole(packet.bytes())
+}
+
+fn open_socket(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.ports.1 = OPEN_PORT;
+    packet.source = if rng.bool() { MEMBER } else { STRANGER };
+    match rng.u8(..3) {
+        0 => packet.options.clear(),
+        1 => changed(&mut packet.options[2..], rng),
+        _ => {}
+    }
+    Made::Whole(packet.bytes())
+}
+
+/// A segment with a label that is changed, copied from a datagram, made up, or none.
+fn attacked_segment(mut packet: Packet, rng: &mut Rng) -> Made {
+    packet.protocol = TCP;
+    let of_datagram = packet.options.clone();
+    packet.options = packet.label(COLBY, ZONE, EPOCH).to_vec();
+    match rng.u8(..6) {
+        0 => packet.options.clear(),
+        1 => packet.options = of_datagram,
+        2 => rng.fill(&mut packet.options[12..]),
+        3 => packet.source = STRANGER,
+        4 => {
+            let twice = [packet.options.clone(), packet.options.clone()].concat();
+            packet.options = twice;
+        }
+        _ => changed(&mut packet.options[2..], rng),
+    }
+    Made::Whole(packet.bytes())
+}
+
+fn opening(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.ports = (rng.u16(1024..), FLOW_PORT);
+    packet.segment = (rng.u32(..), 0, SYN);
+    if rng.bool() {
+        packet.data.clear();
+    }
+    attacked_segment(packet, rng)
+}
+
+fn slipped(plan: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    let running = plan.running;
+    packet.ports = (running.port, FLOW_PORT);
+    // What the receiver waits for, or somewhere in its window.
+    let next = running
+        .next
+        .wrapping_add([0, rng.u32(..3000)][rng.usize(..2)]);
+    packet.segment = (next, running.acknowledged, ACK_PSH);
+    attacked_segment(packet, rng)
+}
+
+/// A datagram in fragments, which carry these options, the first one and the later ones.
+fn fragments(
+    packet: &Packet,
+    number: u64,
+    first: &[u8],
+    later: &[u8],
+    size: usize,
+    rng: &mut Rng,
+) -> Made {
+    let mut packet = packet.clone();
+    let payload = packet.transport();
+    packet.id = (number % 0xf000) as u16;
+    packet.options = first.to_vec();
+    let whole = packet.carrying(&payload);
+    let mut made = Vec::new();
+    for (index, part) in payload.chunks(size).enumerate() {
+        let more = (index + 1) * size < payload.len();
+        packet.fragment = (u16::from(more) << 13) | (index * size / 8) as u16;
+        packet.options = if index == 0 { first } else { later }.to_vec();
+        made.push(packet.carrying(part));
+    }
+    if rng.bool() {
+        made.reverse();
+    }
+    Made::Fragments(made, whole)
+}
+
+/// Long enough for several fragments.
+fn long(number: u64, tag: &[u8; 6], rng: &mut Rng) -> (Packet, usize) {
+    let mut packet = base(number, tag, rng);
+    packet.data.resize(rng.usize(30..68), b'x');
+    // The shortest holds the ports only.
+    (packet, rng.usize(1..4) * 8)
+}
+
+fn first_labelled(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let (packet, size) = long(number, tag, rng);
+    fragments(&packet, number, &packet.options, &[], size, rng)
+}
+
+fn later_labelled(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let (packet, size) = long(number, tag, rng);
+    fragments(&packet, number, &[], &packet.options, size, rng)
+}
+
+fn changed_fragments(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let (packet, size) = long(number, tag, rng);
+    let mut wrong = packet.options.clone();
+    changed(&mut wrong[2..], rng);
+    let later = if rng.bool() { &packet.options } else { &wrong };
+    fragments(&packet, number, &wrong, later, size, rng)
+}
+
+fn incomplete(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let (packet, size) = long(number, tag, rng);
+    let Made::Fragments(mut made, whole) =
+        fragments(&packet, number, &packet.options, &packet.options, size, rng)
+    else {
+        return Made::Incomplete(Vec::new());
+    };
+    if made.len() < 2 {
+        return Made::Whole(whole);
+    }
+    made.remove(rng.usize(..made.len()));
+    for packet in &mut made {
+        // Under a number of its own: it waits for half a minute.
+        let id = 0xf000 | (number / INCOMPLETE_EACH % 0x1000) as u16;
+        packet[4..6].copy_from_slice(&id.to_be_bytes());
+        packet[10..12].fill(0);
+        let header = usize::from(packet[0] & 15) * 4;
+        let sum = checksum(&packet[..header]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+    Made::Incomplete(made)
+}
+
+fn copy(_: &Plan, _: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    Made::Whole(base(0, tag, rng).bytes())
+}
+
+fn other_data(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.id = rng.u16(..);
+    packet.data.resize(rng.usize(6..64), b'y');
+    Made::Whole(packet.bytes())
+}
+
+fn another_node(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let snid = [MUNSTER, 3, rng.u32(3..0x1_0000), rng.u32(..)][rng.usize(..4)];
+    let packet = base(number, tag, rng).relabel(snid, ZONE, EPOCH);
+    Made::Whole(packet.bytes())
+}
+
+fn another_zone(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let scid = [1, 2, 20, u32::MAX, rng.u32(..)][rng.usize(..5)];
+    let mut packet = base(number, tag, rng);
+    if rng.u8(..4) == 0 {
+        packet.ports.1 = OPEN_PORT;
+    }
+    Made::Whole(packet.relabel(COLBY, scid, EPOCH).bytes())
+}
+
+fn another_epoch(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let epoch = other(rng, EPOCH);
+    let packet = base(number, tag, rng).relabel(COLBY, ZONE, epoch);
+    Made::Whole(packet.bytes())
+}
+
+fn kernels(plan: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    if rng.bool() {
+        packet.protocol = TCP;
+        packet.ports = (plan.running.port, FLOW_PORT);
+        packet.segment = (plan.running.next, plan.running.acknowledged, ACK_PSH);
+    }
+    Made::Whole(packet.relabel(COLBY, 0, EPOCH).bytes())
+}
+
+fn sealed_then_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
+    let mut packet = base(number, tag, rng);
+    packet.ports.0 = rng.u16(1024..);
+    let mut packet = packet.relabel(COLBY, ZONE, EPOCH);
+    match rng.u8(..4) {
+        0 => packet.ports.0 = packet.ports.0.wrapping_add(1),
+        1 => packet.source = STRANGER,
+        2 => packet.destination = SECOND,
+        _ => changed(&mut packet.options[4..], rng),
+    }
+    Made::Whole(packet.bytes())
+}

@@ -1,0 +1,382 @@
+//! Proves that of floods of forged packets, `DSI_ATTACK_PACKETS` of them (100,000; `make check-attack`
+//! takes a million), nothing is delivered but copies of what was rightly labelled, and that each packet
+//! is counted once, under the reason or by the layer that must have dropped it. Afterwards the rightful
+//! sender still gets through, by datagram and in the connection that was attacked. No servers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::attack::{
+    ECHO_PORT, FLOW_PORT, Flood, OPEN_PORT, Plan, Running, Sender, Tally, ZONE, ZONE_PORTS,
+};
+use crate::cluster::{Cluster, NodeSpec};
+use crate::enrol::{YNL_DO, enrol, load};
+use crate::fault::Failure;
+use crate::node::{Node, PATIENCE, Process};
+use crate::pcap::Frame;
+use crate::regime::{self, Counters, Regime, document, network};
+use crate::suite::{Need, Suite, Test, TestResult};
+use crate::{check, check_eq};
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    name: "attack",
+    proves: "of floods of forged packets only copies of rightful ones are delivered, and every packet is accounted for",
+    nodes: &[
+        NodeSpec::new("munster"),
+        NodeSpec::new("colby"),
+        NodeSpec::new("stranger"),
+    ],
+    needs: &[Need::Module, Need::Servers],
+    setup,
+    tests: &[
+        Test {
+            name: "rightful-sender-before-ok",
+            run: |cluster| twin(cluster, "before"),
+        },
+        Test {
+            name: "flood-of-a-stranger-denied",
+            run: |cluster| flood(cluster, "stranger", Sender::Stranger),
+        },
+        Test {
+            name: "flood-of-a-members-root-denied",
+            run: |cluster| flood(cluster, "colby", Sender::Member),
+        },
+        Test {
+            name: "rightful-sender-after-ok",
+            run: |cluster| twin(cluster, "after"),
+        },
+        Test {
+            name: "attacked-connection-ok",
+            run: connection,
+        },
+    ],
+};
+
+const MEMBERS: [&str; 2] = ["munster", "colby"];
+/// Where the rightful sender sends from.
+const RIGHTFUL: u16 = 5600;
+/// The file that ends the connection's pause.
+const OVER: &str = "/tmp/over";
+
+/// Opens a packet socket as standard input of a program.
+const WITH_SOCKET: &str = "import os, socket, sys; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); \
+                           s.bind(('eth0', 0)); os.dup2(s.fileno(), 0); os.execvp(sys.argv[1], sys.argv[1:])";
+
+struct Kept {
+    zone: Process,
+    open: Process,
+    connection: Process,
+    running: Running,
+    mac: [u8; 6],
+    text: String,
+    _echo: Process,
+}
+
+fn policy() -> String {
+    let rules = [
+        "<socket_label><protocol>udp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>\
+         <socket_label><protocol>tcp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>\
+         <socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>\
+         <grant>create bind connect listen accept send receive</grant></socket_permission>"
+            .to_owned(),
+        network("10", "", "10", "send receive connect"),
+        network("2", "", "2", "send receive connect"),
+        network("2", "", "outside", "send connect"),
+        network("outside", "", "2", "send"),
+    ];
+    document("enforcing", &rules.each_ref().map(String::as_str))
+}
+
+fn in_zone(node: &Node, name: &str, args: &str) -> Result<Process, Failure> {
+    let script = format!(
+        "echo \"[\\\"task-set\\\", {{\\\"pid\\\": $$, \\\"scid\\\": {ZONE}}}]\" | {YNL_DO} >/dev/null && exec dsi-attack {args}"
+    );
+    node.spawn(name, &["bash", "-c", &script])
+}
+
+fn setup(cluster: &mut Cluster) -> TestResult {
+    let munster = cluster.node("munster")?;
+    munster
+        .sh("ip addr add 10.77.0.101/24 dev eth0 && sysctl -qw net.core.rmem_default=8388608 net.core.rmem_max=8388608")?
+        .ok()?;
+    let text = munster.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
+    let text = text.stdout.trim().to_owned();
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    let mac = bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| Failure::new(format!("not an address of Ethernet: '{text}'")))?;
+    for name in MEMBERS {
+        load(cluster.node(name)?, &[])?;
+    }
+    enrol(cluster, &MEMBERS, crate::attack::EPOCH)?;
+    let regime = Regime::establish(cluster, &MEMBERS)?;
+    for name in MEMBERS {
+        regime.enforce(cluster.node(name)?, &policy())?;
+    }
+    let echo = format!("0.0.0.0:{ECHO_PORT}");
+    let echo = munster.spawn("echo", &["dsi-traffic", "udp-server", "--bind", &echo])?;
+    echo.wait_line("serving")?;
+    let [one, two] = ZONE_PORTS;
+    let zone = in_zone(munster, "zone", &format!("receive {one} {two}"))?;
+    zone.wait_line("serving")?;
+    let open = munster.spawn("open", &["dsi-attack", "receive", &OPEN_PORT.to_string()])?;
+    open.wait_line("serving")?;
+    let mark = cluster.switch.mark();
+    let connection = in_zone(
+        cluster.node("colby")?,
+        "hold",
+        &format!("hold munster {OVER}"),
+    )?;
+    connection.wait_line("connected")?;
+    zone.wait_line("report greeting")?;
+    let running = running(cluster, mark)?;
+    cluster.kept = Some(Box::new(Kept {
+        zone,
+        open,
+        connection,
+        running,
+        mac,
+        text,
+        _echo: echo,
+    }));
+    Ok(())
+}
+
+/// Where the connection stands, as whoever sees its packets knows.
+fn running(cluster: &Cluster, mark: u64) -> Result<Running, Failure> {
+    let greeting = |frame: &Frame| {
+        let packet = frame.ipv4()?;
+        let ports = packet.ports()?;
+        let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| packet.payload[at + i]));
+        (ports.1 == FLOW_PORT && packet.payload.ends_with(b"report greeting\n")).then(|| Running {
+            port: ports.0,
+            next: word(4).wrapping_add(16),
+            acknowledged: word(8),
+        })
+    };
+    let frames = cluster.switch.frames_since(mark)?;
+    let running = frames.iter().find_map(greeting);
+    running.ok_or_else(|| Failure::new("the greeting was not captured"))
+}
+
+/// What a receiver tells when a rightful sender asks it to: copies, breaches.
+fn report(
+    cluster: &Cluster,
+    receiver: &Process,
+    port: u16,
+    zone: u32,
+    what: &str,
+) -> Result<(u64, u64), Failure> {
+    let colby = cluster.node("colby")?;
+    let args = format!("say {RIGHTFUL} munster {port} 'report {what}'");
+    if zone == ZONE {
+        check_eq!(in_zone(colby, "say", &args)?.join()?, Some(0), "{args}");
+    } else {
+        colby.sh(&format!("dsi-attack {args}"))?.ok()?;
+    }
+    let line = receiver.wait_line(&format!("report {what} port {port}"))?;
+    let number = |name: &str| {
+        let mut words = line.split_whitespace();
+        words.find(|word| *word == name)?;
+        words.next()?.parse::<u64>().ok()
+    };
+    match (number("copies"), number("breaches")) {
+        (Some(copies), Some(breaches)) => Ok((copies, breaches)),
+        _ => Err(Failure::new(format!("not a report: '{line}'"))),
+    }
+}
+
+/// All that has been delivered so far; nothing of it a breach.
+fn delivered(cluster: &Cluster, what: &str) -> Result<u64, Failure> {
+    let kept: &Kept = regime::kept(cluster)?;
+    let mut all = 0;
+    for (receiver, port, zone) in [
+        (&kept.zone, ZONE_PORTS[0], ZONE),
+        (&kept.zone, ZONE_PORTS[1], ZONE),
+        (&kept.open, OPEN_PORT, 2),
+    ] {
+        let (copies, breaches) = report(cluster, receiver, port, zone, &format!("{what}-{port}"))?;
+        check_eq!(
+            breaches,
+            0,
+            "what came through at port {port}:\n{}",
+            receiver.output()?
+        );
+        all += copies;
+    }
+    Ok(all)
+}
+
+fn twin(cluster: &mut Cluster, what: &str) -> TestResult {
+    let munster = cluster.node("munster")?;
+    let before = Counters::of(munster)?;
+    delivered(cluster, what)?;
+    let refusals = Counters::of(munster)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
+
+/// The counters of the kernel's network, as `Ip:InReceives`.
+fn kernel_counters(node: &Node) -> Result<BTreeMap<String, u64>, Failure> {
+    let output = node
+        .sh("cat /proc/net/snmp /proc/net/netstat; echo; cat /proc/net/stat/rt_cache")?
+        .ok()?;
+    let mut counters = BTreeMap::new();
+    let (tables, routes) = output.stdout.split_once("\n\n").unwrap_or_default();
+    let lines: Vec<&str> = tables.lines().collect();
+    for pair in lines.chunks(2) {
+        let [names, values] = pair else { continue };
+        let mut names = names.split_whitespace();
+        let table = names.next().unwrap_or_default();
+        for (name, value) in names.zip(values.split_whitespace().skip(1)) {
+            // A few are signed.
+            counters.insert(format!("{table}{name}"), value.parse().unwrap_or(0));
+        }
+    }
+    // One line a processor, in hexadecimal.
+    let mut lines = routes.lines().map(str::split_whitespace);
+    let at = lines
+        .next()
+        .and_then(|mut names| names.position(|name| name == "in_martian_src"))
+        .ok_or_else(|| Failure::new("the kernel does not count martian sources"))?;
+    let martian = lines
+        .filter_map(|mut values| u64::from_str_radix(values.nth(at)?, 16).ok())
+        .sum();
+    counters.insert("martian".into(), martian);
+    Ok(counters)
+}
+
+/// Frames of a test.
+fn frames() -> u64 {
+    let wanted = std::env::var("DSI_ATTACK_PACKETS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(100_000) / 2
+}
+
+fn flood(cluster: &mut Cluster, node: &str, sender: Sender) -> TestResult {
+    let kept: &Kept = regime::kept(cluster)?;
+    let munster = cluster.node("munster")?;
+    let (name, seed) = match sender {
+        Sender::Stranger => ("stranger", 2002),
+        Sender::Member => ("member", 2004),
+    };
+    let plan = Plan {
+        seed,
+        frames: frames(),
+        sender,
+        mac: kept.mac,
+        running: kept.running,
+    };
+    let wanted = Flood::tally(plan);
+    let copies = delivered(cluster, &format!("{name}-begin"))?;
+    let (before, kernel_before) = (Counters::of(munster)?, kernel_counters(munster)?);
+    let dropped = cluster.switch.dropped();
+    let words = [
+        plan.seed,
+        plan.frames,
+        u64::from(plan.running.port),
+        u64::from(plan.running.next),
+        u64::from(plan.running.acknowledged),
+    ]
+    .map(|word| word.to_string());
+    let begin = std::time::Instant::now();
+    cluster
+        .node(node)?
+        .command(&[
+            "python3",
+            "-c",
+            WITH_SOCKET,
+            "dsi-attack",
+            "send",
+            name,
+            &words[0],
+            &words[1],
+            &kept.text,
+            &words[2],
+            &words[3],
+            &words[4],
+        ])
+        .timeout(PATIENCE + Duration::from_millis(plan.frames * 2))
+        .run()?
+        .ok()?
+        .says(&format!("sent {0} of {0}", wanted.frames))?;
+    println!(
+        "     {name}: {} packets in {:.0} s",
+        wanted.frames,
+        begin.elapsed().as_secs_f64()
+    );
+    let (after, kernel_after) = (Counters::of(munster)?, kernel_counters(munster)?);
+    check_eq!(
+        cluster.switch.dropped(),
+        dropped,
+        "frames that the network lost"
+    );
+    let all = delivered(cluster, &format!("{name}-end"))?;
+    account(
+        &wanted,
+        &after.refusals(&before)?,
+        &kernel_before,
+        &kernel_after,
+        all - copies,
+    )?;
+    for (kind, number) in &wanted.kinds {
+        println!("     {name}: {kind}: {number}");
+    }
+    Ok(())
+}
+
+/// Holds every counter that the flood must have raised against what it has risen by.
+fn account(
+    wanted: &Tally,
+    refusals: &BTreeMap<String, u64>,
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+    copies: u64,
+) -> TestResult {
+    let rise = |name: &str| {
+        let value =
+            |counters: &BTreeMap<String, u64>| counters.get(name).copied().unwrap_or_default();
+        value(after).saturating_sub(value(before))
+    };
+    let (mut seen, mut due) = (BTreeMap::new(), BTreeMap::new());
+    for (name, count) in &wanted.counts {
+        due.insert((*name).to_owned(), *count);
+        let counted = match *name {
+            "delivered" => copies,
+            name if name.starts_with("refused-") => refusals.get(name).copied().unwrap_or_default(),
+            name => rise(name),
+        };
+        seen.insert((*name).to_owned(), counted);
+    }
+    for (name, count) in refusals {
+        seen.insert(name.clone(), *count);
+    }
+    check_eq!(seen, due, "what munster counted");
+    for name in ["Udp:RcvbufErrors", "Ip:InDiscards", "IpExt:InNoRoutes"] {
+        check_eq!(rise(name), 0, "{name}");
+    }
+    check!(
+        rise("Ip:InReceives") >= wanted.frames,
+        "{} packets came in, {} were sent",
+        rise("Ip:InReceives"),
+        wanted.frames
+    );
+    let refused: u64 = refusals.values().sum();
+    println!(
+        "     {} packets: {refused} refused by the module, {copies} copies delivered, the rest dropped by the kernel: {seen:?}",
+        wanted.frames
+    );
+    Ok(())
+}
+
+fn connection(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = regime::kept(cluster)?;
+    cluster.node("colby")?.run(&["touch", OVER])?.ok()?;
+    kept.connection.wait_line("said")?;
+    let line = kept.zone.wait_line("report flow")?;
+    check!(line.ends_with("breaches 0"), "{line}");
+    Ok(())
+}
