@@ -2,6 +2,7 @@
 //! What must hold for any bytes, one function a boundary that bytes of others cross. The fuzz targets call them, and
 //! `tests/fuzz.rs` does with the committed corpus, so that every `cargo test` replays what fuzzing has found.
 
+use dsi_engine::header6;
 use dsi_engine::image::Image;
 use dsi_engine::label::{find, locate, OPTION_LEN};
 use dsi_engine::{
@@ -17,6 +18,18 @@ pub fn label(area: &[u8]) {
             .expect("found, so well-formed")
             .expect("found, so there");
         assert_eq!(area[at..at + OPTION_LEN], label.encode());
+    }
+}
+
+/// The extension headers of an IPv6 packet from a stranger, behind what the fixed header says of the first one and whose
+/// the transport header is: as for [`label`], and what is read stands right before the transport header.
+pub fn header6(bytes: &[u8]) {
+    let [first, protocol, area @ ..] = bytes else {
+        return;
+    };
+    if let Ok(Some(label)) = header6::find(*first, area, *protocol) {
+        let header = header6::encode(&label, *protocol);
+        assert_eq!(area[area.len() - header6::HEADER_LEN..], header);
     }
 }
 

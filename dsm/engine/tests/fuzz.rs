@@ -93,6 +93,11 @@ fn any_options_give_an_answer() {
 }
 
 #[test]
+fn any_extension_headers_give_an_answer() {
+    smoke("header6", &[], checks::header6);
+}
+
+#[test]
 fn any_image_gives_an_answer() {
     smoke("image", &images(), checks::image);
 }

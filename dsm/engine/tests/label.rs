@@ -2,12 +2,13 @@
 //! Shows that labels are written and read as the contract says: a known packet, whose bytes an independent SipHash
 //! made, every kind of malformed options area beside its sound twin, and any bytes at all without a panic.
 
+use dsi_engine::header6::{self, HEADER_LEN};
 use dsi_engine::label::{self, MacWords, OPTION_LEN, PLACEHOLDER};
 use dsi_engine::{Flow, Label, LabelError, Prf, ScId, SnId};
 use proptest::prelude::*;
 use siphasher::sip::SipHasher24;
 use std::hash::Hasher;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 struct Sip;
 
@@ -263,5 +264,200 @@ fn naive(area: &[u8]) -> Option<Option<usize>> {
         [] => Some(None),
         [(offset, option)] if option.len() == OPTION_LEN => Some(Some(*offset)),
         _ => None,
+    }
+}
+
+const FLOW6: Flow = Flow {
+    saddr: IpAddr::V6(Ipv6Addr::new(0xFD77, 0, 0, 0, 0, 0, 0, 1)),
+    daddr: IpAddr::V6(Ipv6Addr::new(0xFD77, 0, 0, 0, 0, 0, 0, 2)),
+    ..FLOW
+};
+/// The label of node 1, ScID 10, epoch 5, in [`FLOW6`].
+const HEADER: [u8; HEADER_LEN] = [
+    17, 2, 1, 0, 0x1E, 18, 0x10, 5, 0, 0, 0, 1, 0, 0, 0, 10, 0xd6, 0x19, 0x54, 0x9e, 0xf9, 0xe1,
+    0x46, 0x98,
+];
+const HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DEST: u8 = 60;
+const UDP: u8 = 17;
+
+/// A header of 8 bytes with four bytes of padding.
+const fn padded(next: u8) -> [u8; 8] {
+    [next, 0, 1, 4, 0, 0, 0, 0]
+}
+
+#[test]
+fn a_known_ipv6_packet_has_the_known_label() {
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW6, &PAIR_KEY);
+    assert_eq!(
+        label::mac_words(5, node(1), ScId(10), &FLOW6),
+        MacWords::V6([
+            0x1005_0011_0000_0001,
+            0x0000_000a_9c40_2261,
+            0xfd77_0000_0000_0000,
+            1,
+            0xfd77_0000_0000_0000,
+            2,
+        ])
+    );
+    assert_eq!(header6::encode(&sealed, UDP), HEADER);
+    assert_eq!(header6::find(DEST, &HEADER, UDP), Ok(Some(sealed)));
+    assert!(sealed.verify::<Sip>(&FLOW6, &PAIR_KEY));
+    for other in [
+        Flow {
+            saddr: FLOW6.daddr,
+            ..FLOW6
+        },
+        Flow {
+            daddr: FLOW6.saddr,
+            ..FLOW6
+        },
+        Flow {
+            sport: 40001,
+            ..FLOW6
+        },
+        Flow {
+            protocol: 6,
+            ..FLOW6
+        },
+        FLOW,
+    ] {
+        assert!(!sealed.verify::<Sip>(&other, &PAIR_KEY), "{other:?}");
+    }
+}
+
+#[test]
+fn an_ipv6_label_is_found_behind_other_headers() {
+    let label = header6::find(DEST, &HEADER, UDP).unwrap();
+    assert!(label.is_some());
+    for (first, before) in [
+        (DEST, vec![]),
+        (HOP, padded(DEST).to_vec()),
+        (DEST, padded(DEST).to_vec()),
+        (FRAGMENT, vec![DEST, 0, 0, 0, 0, 0, 0, 1]),
+        (HOP, [padded(ROUTING), padded(DEST)].concat()),
+    ] {
+        let area = [&before[..], &HEADER].concat();
+        assert_eq!(header6::find(first, &area, UDP), Ok(label), "{area:?}");
+    }
+    for (first, without) in [
+        (UDP, vec![]),
+        (HOP, padded(UDP).to_vec()),
+        (DEST, vec![UDP, 0, 0, 0, 0, 0, 0, 0]),
+        (ROUTING, padded(UDP).to_vec()),
+    ] {
+        assert_eq!(header6::find(first, &without, UDP), Ok(None), "{without:?}");
+    }
+    let routed = header6::survey(ROUTING, &padded(UDP), UDP).unwrap();
+    assert!(routed.routed);
+    assert!(!header6::survey(DEST, &padded(UDP), UDP).unwrap().routed);
+}
+
+#[test]
+fn malformed_extension_headers_are_refused() {
+    let with = |at: usize, byte: u8| {
+        let mut header = HEADER;
+        header[at] = byte;
+        header.to_vec()
+    };
+    let chain = |next: u8, after: &[u8]| [&with(0, next)[..], after].concat();
+    for (first, area, error) in [
+        (DEST, chain(DEST, &HEADER), LabelError::Place { offset: 0 }),
+        (HOP, HEADER.to_vec(), LabelError::Place { offset: 0 }),
+        (
+            DEST,
+            chain(DEST, &padded(UDP)),
+            LabelError::Place { offset: 0 },
+        ),
+        (
+            DEST,
+            chain(ROUTING, &padded(UDP)),
+            LabelError::Place { offset: 0 },
+        ),
+        (DEST, with(0, 6), LabelError::Place { offset: 0 }),
+        (DEST, with(5, 17), LabelError::Place { offset: 4 }),
+        (
+            DEST,
+            [&[UDP, 2, 0x1E, 18][..], &HEADER[6..], &[1, 0]].concat(),
+            LabelError::Place { offset: 2 },
+        ),
+        (
+            DEST,
+            [&[UDP, 3, 1, 0], &HEADER[4..], &[0; 8]].concat(),
+            LabelError::Place { offset: 4 },
+        ),
+        (
+            DEST,
+            HEADER[..16].to_vec(),
+            LabelError::Truncated { offset: 0 },
+        ),
+        (DEST, vec![UDP], LabelError::Truncated { offset: 0 }),
+        (
+            DEST,
+            vec![UDP, 0, 5, 5, 0, 0, 0, 0],
+            LabelError::Truncated { offset: 2 },
+        ),
+        (
+            DEST,
+            vec![UDP, 0, 1, 3, 0, 0, 0, 5],
+            LabelError::Truncated { offset: 7 },
+        ),
+        (UDP, HEADER.to_vec(), LabelError::Header { found: UDP }),
+        (6, vec![], LabelError::Header { found: 6 }),
+        (DEST, padded(6).to_vec(), LabelError::Header { found: 6 }),
+        (DEST, with(6, 0), LabelError::Version { found: 0 }),
+        (DEST, with(6, 0x20), LabelError::Version { found: 2 }),
+        (DEST, with(6, 0x11), LabelError::Flags { found: 1 }),
+        (DEST, with(11, 0), LabelError::Node { found: 0 }),
+    ] {
+        assert_eq!(header6::find(first, &area, UDP), Err(error), "{area:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_extension_headers_give_an_answer(
+        first in prop::sample::select(vec![HOP, DEST, ROUTING, FRAGMENT, 51, UDP]),
+        bytes in proptest::collection::vec(any::<u8>(), 0..=96),
+    ) {
+        if let Ok(Some(label)) = header6::find(first, &bytes, UDP) {
+            prop_assert_eq!(&header6::encode(&label, UDP)[..], &bytes[bytes.len() - HEADER_LEN..]);
+        }
+    }
+
+    #[test]
+    fn chains_are_read_as_a_naive_reader_does(
+        links in proptest::collection::vec((prop::sample::select(vec![HOP, DEST, ROUTING, FRAGMENT]), 0_u8..4), 0..5),
+    ) {
+        let kinds: Vec<u8> = links.iter().map(|link| link.0).chain([UDP]).collect();
+        let mut area = Vec::new();
+        for ((kind, shape), next) in links.iter().zip(&kinds[1..]) {
+            match (*kind, shape) {
+                (FRAGMENT, _) => area.extend([*next, 9, 0, 0, 0, 0, 0, 1]),
+                (_, 0) => area.extend([&[*next], &HEADER[1..]].concat()),
+                (_, 1) => area.extend([*next, 0, 0x1E, 4, 0, 0, 0, 0]),
+                _ => area.extend(padded(*next)),
+            }
+        }
+        let carriers: Vec<_> = links
+            .iter()
+            .enumerate()
+            .filter(|(_, (kind, shape))| matches!(*kind, HOP | DEST) && *shape < 2)
+            .collect();
+        let expected = match carriers.as_slice() {
+            [] => Some(false),
+            [(at, (DEST, 0))] if at + 1 == links.len() => Some(true),
+            _ => None,
+        };
+        let found = header6::find(kinds[0], &area, UDP).ok().map(|label| label.is_some());
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_is_encoded_for_ipv6_is_read_back(epoch: u8, snid in 1_u32..=65535, scid in 0_u32..u32::MAX, mac: u64) {
+        let label = Label { epoch, snid: node(snid), scid: ScId(scid), mac };
+        prop_assert_eq!(header6::find(DEST, &header6::encode(&label, 6), 6), Ok(Some(label)));
     }
 }

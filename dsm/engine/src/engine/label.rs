@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-//! The label in a packet: a 20-byte IPv4 option, and what its authentication code covers.
+//! The label in a packet: a 20-byte IPv4 option, and what its authentication code covers, in IPv6 too.
 //!
 //! Nothing here decides; a parsed label is a claim until its code has been verified. SipHash is not implemented here:
 //! kernel and host each bring their own through [`Prf`].
@@ -12,6 +12,8 @@ use core::net::IpAddr;
 pub const OPTION_TYPE: u8 = 158;
 /// Bytes of the option, type and length bytes included.
 pub const OPTION_LEN: usize = 20;
+/// Bytes of it behind these two.
+pub const DATA_LEN: usize = OPTION_LEN - 2;
 /// Version of the format.
 pub const VERSION: u8 = 1;
 /// What a socket reserves for a label that the way out fills in. Its version, 0, makes every receiver refuse it should
@@ -105,6 +107,16 @@ pub enum LabelError {
         /// Where in the options area.
         offset: usize,
     },
+    /// An IPv6 label's option elsewhere than right before the transport header, or not in a label's header.
+    Place {
+        /// Where behind the fixed header.
+        offset: usize,
+    },
+    /// An extension header that is none, or another transport header than the one that follows.
+    Header {
+        /// Its number.
+        found: u8,
+    },
     /// Another version, or an unstamped placeholder.
     Version {
         /// The high nibble.
@@ -141,6 +153,10 @@ impl fmt::Display for LabelError {
                 )
             }
             Self::Duplicate { offset } => write!(f, "second label at byte {offset}"),
+            Self::Place { offset } => {
+                write!(f, "label at byte {offset} is not where a label stands")
+            }
+            Self::Header { found } => write!(f, "unexpected header {found}"),
             Self::Version { found } => {
                 write!(f, "label: expected version {VERSION}, found {found}")
             }
@@ -189,8 +205,8 @@ impl Label {
     /// Reads one option. Type and length must be right: [`locate`] has seen to it, others get the error.
     #[inline]
     pub fn parse(option: &[u8; OPTION_LEN]) -> Result<Self, LabelError> {
-        let [kind, len, version_flags, epoch, n0, n1, n2, n3, c0, c1, c2, c3, m0, m1, m2, m3, m4, m5, m6, m7] =
-            *option;
+        let [kind, len, data @ ..] = option;
+        let (kind, len) = (*kind, *len);
         if kind != OPTION_TYPE {
             return Err(LabelError::Kind { found: kind });
         }
@@ -200,6 +216,14 @@ impl Label {
                 found: len,
             });
         }
+        Self::read(data)
+    }
+
+    /// Reads what stands behind type and length, the same in both families.
+    #[inline]
+    pub fn read(data: &[u8; DATA_LEN]) -> Result<Self, LabelError> {
+        let [version_flags, epoch, n0, n1, n2, n3, c0, c1, c2, c3, m0, m1, m2, m3, m4, m5, m6, m7] =
+            *data;
         if version_flags >> 4 != VERSION {
             return Err(LabelError::Version {
                 found: version_flags >> 4,

@@ -13,6 +13,7 @@
 
 mod bytes;
 pub mod decide;
+pub mod header6;
 pub mod ids;
 pub mod image;
 pub mod label;
