@@ -34,6 +34,7 @@ const NAMES: [&str; REFUSED as usize] = [
     "out-labelled",
     "out-inserted",
     "out-no-room",
+    "out-deceiving",
     "out-no-key",
     "in-labelled",
     "in-unlabelled",

@@ -23,6 +23,7 @@ use crate::sys::{
     secret::Secret,
     task::TaskRef,
 };
+use core::net::IpAddr;
 use kernel::{alloc::KVec, prelude::*};
 use refusal::{errno, Refusal};
 use transfer::Port;
@@ -260,9 +261,14 @@ pub(crate) fn node_set(request: &NodeRequest<'_>) -> Result<(), Refusal> {
     }
     let mut addresses = KVec::new();
     for bytes in request.addresses.iter().flatten() {
-        let address = <[u8; 4]>::try_from(*bytes)
-            .map_err(|_| Refusal::AddressLength { found: bytes.len() })?;
-        addresses.push(u32::from_be_bytes(address), GFP_KERNEL)?;
+        let address = if let Ok(four) = <[u8; 4]>::try_from(*bytes) {
+            IpAddr::from(four)
+        } else if let Ok(sixteen) = <[u8; 16]>::try_from(*bytes) {
+            IpAddr::from(sixteen)
+        } else {
+            return Err(Refusal::AddressLength { found: bytes.len() });
+        };
+        addresses.push(address, GFP_KERNEL)?;
     }
     let key = match (request.key_epoch, request.tx_key) {
         (Some(epoch), Some(bytes)) => Some(Key {

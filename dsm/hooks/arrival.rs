@@ -8,7 +8,7 @@
 
 use super::{carry_out, decide, is_open, refuse, Question, Verdict};
 use crate::counters::{self, Event};
-use crate::engine::{label, Class, Decision, Peer, Policy, Reason, ScId};
+use crate::engine::{header6, label, Class, Decision, Peer, Policy, Reason, ScId};
 use crate::state::sockets::{self, Role, Socket};
 use crate::state::{self, nodes, policy};
 use crate::sys::net::{Packet, SockRef, TCP};
@@ -22,10 +22,8 @@ const HOOK: &str = "socket_sock_rcv_skb";
 pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -> Verdict {
     let generation = state::generation();
     let socket = sockets::get(sock, held);
-    if let (Some(socket), Some(words)) = (socket, words(generation, packet)) {
-        if socket.arrived.is(&words) {
-            return Ok(());
-        }
+    if socket.is_some_and(|socket| is_known(socket, generation, packet)) {
+        return Ok(());
     }
     if is_open(generation) {
         return Ok(());
@@ -33,12 +31,49 @@ pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -
     judge(socket, packet, generation)
 }
 
+/// Whether such a packet was the last one that the socket was let have.
+#[inline(always)]
+fn is_known(socket: &Socket, generation: u64, packet: &Packet<'_>) -> bool {
+    if packet.is_ipv4() {
+        words(generation, packet).is_some_and(|words| socket.arrived.is(&words))
+    } else {
+        words6(generation, packet).is_some_and(|words| socket.arrived.is(&words))
+    }
+}
+
+fn remember(socket: &Socket, generation: u64, packet: &Packet<'_>) {
+    if packet.is_ipv4() {
+        if let Some(words) = words(generation, packet) {
+            socket.arrived.set(words);
+        }
+    } else if let Some(words) = words6(generation, packet) {
+        socket.arrived.set(words);
+    }
+}
+
+/// As [`words`], of an IPv6 packet.
+#[inline(always)]
+fn words6(generation: u64, packet: &Packet<'_>) -> Option<[u64; 9]> {
+    let [a, b, c] = packet.header_words()?;
+    let [s0, s1, d0, d1] = packet.addrs6();
+    let (first, extensions) = packet.extensions();
+    let shape = u64::from(first) << 8 | extensions.len() as u64;
+    Some([
+        generation | sockets::V6,
+        u64::from(packet.ports()) << 32 | shape,
+        s0,
+        s1,
+        d0,
+        d1,
+        a,
+        b,
+        c,
+    ])
+}
+
 /// What is the same for packets that get the same verdict, in one socket and generation.
 #[inline(always)]
 fn words(generation: u64, packet: &Packet<'_>) -> Option<[u64; 5]> {
-    if !packet.is_ipv4() {
-        return None;
-    }
     let [a, b, c] = packet.label_words()?;
     Some([
         generation,
@@ -51,10 +86,13 @@ fn words(generation: u64, packet: &Packet<'_>) -> Option<[u64; 5]> {
 
 /// Who sent it, or why that cannot be believed; the claim is told in both cases.
 fn sender(packet: &Packet<'_>) -> (Peer, Option<Reason>) {
-    if !packet.is_ipv4() {
-        return (Peer::OUTSIDE, None);
-    }
-    let label = match label::find(packet.options()) {
+    let label = if packet.is_ipv4() {
+        label::find(packet.options())
+    } else {
+        let (first, extensions) = packet.extensions();
+        header6::find(first, extensions, packet.protocol())
+    };
+    let label = match label {
         Ok(Some(label)) => label,
         Ok(None) => return (Peer::OUTSIDE, None),
         Err(_) => return (Peer::OUTSIDE, Some(Reason::BadLabel)),
@@ -105,8 +143,8 @@ fn judge(socket: Option<&Socket>, packet: &Packet<'_>, generation: u64) -> Verdi
             } else {
                 Event::InLabelled
             });
-            if let (Some(socket), Some(words)) = (socket, words(generation, packet)) {
-                socket.arrived.set(words);
+            if let Some(socket) = socket {
+                remember(socket, generation, packet);
             }
             return Ok(());
         }

@@ -6,10 +6,10 @@
 //! policy has no say: labels tell who sends, from the first key on.
 
 use crate::counters::{self, Event};
-use crate::engine::{Label, ScId};
-use crate::state::sockets;
+use crate::engine::{header6, Label, ScId};
+use crate::state::sockets::{self, Socket};
 use crate::state::{self, nodes, tasks};
-use crate::sys::net::{words_of, Departure, LabelWords, Packet, SockRef, TCP};
+use crate::sys::net::{words_of, words_of6, Departure, LabelWords, Packet, SockRef, TCP};
 use crate::sys::prf::KernelPrf;
 use crate::sys::ptrmap::Held;
 
@@ -35,6 +35,9 @@ pub(crate) fn departure(
             }
         }
     };
+    if !packet.is_ipv4() {
+        return departure6(socket, packet, scid, generation);
+    }
     let key = [
         generation,
         packet.addrs(),
@@ -54,6 +57,42 @@ pub(crate) fn departure(
         socket
             .departed
             .set([generation, addrs, ports_scid, x, y, z]);
+    }
+    Departure::Label([x, y, z])
+}
+
+/// The same for an IPv6 packet. Other extension headers than the label's may not be such that a
+/// receiver would refuse or misread the label, nor send the packet elsewhere than it says.
+#[inline(always)]
+fn departure6(
+    socket: Option<&Socket>,
+    packet: &Packet<'_>,
+    scid: ScId,
+    generation: u64,
+) -> Departure {
+    let (first, extensions) = packet.extensions();
+    if !extensions.is_empty() && !nodes::own().is_none() {
+        match header6::survey(first, extensions, packet.protocol()) {
+            Ok(survey) if survey.label.is_none() && !survey.routed => {}
+            _ => return Departure::Drop,
+        }
+    }
+    let [s0, s1, d0, d1] = packet.addrs6();
+    let generation = generation | sockets::V6;
+    let ports_scid = u64::from(packet.ports()) << 32 | u64::from(scid.0);
+    if let Some([g, p, a, b, c, d, x, y, z]) = socket.and_then(|socket| socket.departed.get()) {
+        let differs = (g ^ generation) | (p ^ ports_scid);
+        if differs | (a ^ s0) | (b ^ s1) | (c ^ d0) | (d ^ d1) == 0 {
+            return Departure::Label([x, y, z]);
+        }
+    }
+    let Some([x, y, z]) = make(packet, scid) else {
+        return Departure::Bare;
+    };
+    if let Some(socket) = socket {
+        socket
+            .departed
+            .set([generation, ports_scid, s0, s1, d0, d1, x, y, z]);
     }
     Departure::Label([x, y, z])
 }
@@ -84,6 +123,10 @@ fn make(packet: &Packet<'_>, scid: ScId) -> Option<LabelWords> {
             return None;
         };
         let label = Label::sealed::<KernelPrf>(epoch, own, scid, &packet.flow(), key);
-        Some(words_of(&label.encode()))
+        Some(if packet.is_ipv4() {
+            words_of(&label.encode())
+        } else {
+            words_of6(&header6::encode(&label, packet.protocol()))
+        })
     })
 }

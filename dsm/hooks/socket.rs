@@ -11,8 +11,9 @@ use crate::counters::{self, Event};
 use crate::engine::{Class, Flow, Peer, Policy, ScId, SocketPermission};
 use crate::state::sockets::{self, Role, Socket};
 use crate::state::{self, nodes, policy, tasks};
-use crate::sys::net::{Destination, Receiver, Sleeper, SockRef, SockView, TCP};
+use crate::sys::net::{Destination, Family, Receiver, Sleeper, SockRef, SockView, TCP};
 use crate::sys::ptrmap::{self, Context, Held};
+use core::net::IpAddr;
 use kernel::prelude::*;
 
 const AF_UNIX: i32 = 1;
@@ -91,8 +92,7 @@ fn egress(policy: Option<&Policy<'_>>, subject: ScId, flow: &Flow, hook: &'stati
 fn goes_outside(destination: Destination) -> Option<bool> {
     match destination {
         Destination::None => None,
-        Destination::Ipv4(address) => Some(nodes::with(address, |node| node.is_none())),
-        Destination::Ipv6 => Some(true),
+        Destination::Ip(address) => Some(nodes::with(address, |node| node.is_none())),
     }
 }
 
@@ -138,16 +138,17 @@ pub(crate) fn cloned(parent: SockRef<'_>, child: SockRef<'_>) {
 
 /// A clone has become the passive side of a connection from an address; whether room for labels
 /// is wanted for it. Softirq. `reserve` makes the room.
-pub(crate) fn connection(child: SockRef<'_>, from: u32, reserve: impl FnOnce() -> bool) {
+pub(crate) fn connection(child: SockRef<'_>, from: Option<IpAddr>, reserve: impl FnOnce() -> bool) {
     ptrmap::read(|held| {
         let Some(socket) = sockets::get(child, held) else {
             return;
         };
-        let wanted = from != 0
-            && !state::is_closing()
-            && !socket.owner().is_exempt()
-            && is_labelling(Destination::Ipv4(from));
-        socket.complete(wanted && reserve());
+        let wanted = from.filter(|from| {
+            !state::is_closing()
+                && !socket.owner().is_exempt()
+                && is_labelling(Destination::Ip(*from))
+        });
+        socket.complete(wanted.filter(|_| reserve()).map(Family::of));
     });
 }
 
@@ -180,21 +181,25 @@ fn adopt(view: &SockView<'_>) {
 
 /// Has room for labels made, if packets are to be labelled and may need it.
 fn make_room(view: &SockView<'_>) {
-    if view.is_large() && !view.reserved() && is_labelling(view.destination()) {
-        reserve(view);
+    let Destination::Ip(address) = view.destination() else {
+        return;
+    };
+    let family = Family::of(address);
+    if view.is_large() && !view.reserved(family) && is_labelling(view.destination()) {
+        reserve(view, family);
     }
 }
 
 /// Makes room for labels in a socket's packets, if it has not been tried. Without memory for it
 /// the labels are inserted. Sleeps.
-fn reserve(view: &SockView<'_>) {
+fn reserve(view: &SockView<'_>, family: Family) {
     let sleeper = ptrmap::read(|held| {
         let socket = sockets::get(view.sock(), held)?;
-        (!socket.owner().is_exempt() && !state::is_closing() && socket.to_reserve())
+        (!socket.owner().is_exempt() && !state::is_closing() && socket.to_reserve(family))
             .then(Sleeper::enter)
     });
     if let Some(sleeper) = sleeper {
-        if view.sock().reserve(sleeper).is_err() {
+        if view.sock().reserve(family, sleeper).is_err() {
             kernel::pr_warn_once!("no memory to reserve room for labels; they are inserted\n");
         }
     }
@@ -344,16 +349,23 @@ pub(crate) fn receive(view: &SockView<'_>) -> Verdict {
 pub(crate) fn may_send(view: &SockView<'_>, held: &Held<'_>) -> bool {
     sockets::get(view.sock(), held).is_some_and(|socket| {
         let subject = tasks::current(held);
-        socket
-            .sent
-            .is(&send_words(state::generation(), subject, view))
-            && !view.opening()
+        let words = send_words(state::generation(), subject, view);
+        let known = match view.words6() {
+            None => socket.sent.is(&words),
+            Some(address) => socket.sent.is(&send_words6(words, address)),
+        };
+        known && !view.opening()
     })
 }
 
 #[inline(always)]
 fn send_words(generation: u64, subject: ScId, view: &SockView<'_>) -> [u64; 3] {
     [generation, u64::from(subject.0), view.word()]
+}
+
+#[inline(always)]
+fn send_words6([generation, subject, word]: [u64; 3], [a, b]: [u64; 2]) -> [u64; 5] {
+    [generation | sockets::V6, subject, word, a, b]
 }
 
 /// May the process send through the socket, to where the message goes? Makes room for labels
@@ -370,9 +382,11 @@ pub(crate) fn send(view: &SockView<'_>) -> Verdict {
             .is_some_and(|socket| socket.role() == Role::Passive);
         let grant = call.ask(SocketPermission::Send, view.local_port(), !passive)?;
         if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
-            socket
-                .sent
-                .set(send_words(call.generation, call.subject, view));
+            let words = send_words(call.generation, call.subject, view);
+            match view.words6() {
+                None => socket.sent.set(words),
+                Some(address) => socket.sent.set(send_words6(words, address)),
+            }
         }
         Ok(())
     })?;

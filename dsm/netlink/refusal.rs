@@ -4,7 +4,7 @@
 //! a message that names the fault and the fix in the 79 bytes that netlink has for it.
 
 use crate::sys::genl::attribute;
-use core::fmt;
+use core::{fmt, net::IpAddr};
 use kernel::prelude::*;
 
 /// A command that was not carried out. Nothing has changed.
@@ -60,14 +60,14 @@ pub(crate) enum Refusal {
     Nodes { most: usize },
     /// A node with too many addresses.
     Addresses { found: u32, most: usize },
-    /// An address of another length than IPv4's.
+    /// An address of another length than IPv4's or IPv6's.
     AddressLength { found: usize },
     /// An address that no single node can have.
-    AddressUnusable { address: Address },
+    AddressUnusable { address: IpAddr },
     /// An address twice in one request.
-    AddressTwice { address: Address },
+    AddressTwice { address: IpAddr },
     /// An address of another node.
-    AddressTaken { address: Address, snid: u32 },
+    AddressTaken { address: IpAddr, snid: u32 },
     /// A node that is not in the map.
     UnknownNode { snid: u32 },
     /// A new node must come with its addresses.
@@ -89,17 +89,6 @@ pub(crate) enum Refusal {
     EpochUnknown { found: u32 },
     /// Neither a secret nor an activation.
     KeyWithoutEffect,
-}
-
-/// An IPv4 address in host order, shown in dotted form.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Address(pub(crate) u32);
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d] = self.0.to_be_bytes();
-        write!(f, "{a}.{b}.{c}.{d}")
-    }
 }
 
 impl From<kernel::alloc::AllocError> for Refusal {
@@ -268,10 +257,7 @@ impl fmt::Display for Refusal {
                 )
             }
             Self::AddressLength { found } => {
-                write!(
-                    f,
-                    "address of {found} bytes: only IPv4, 4 bytes, is labelled"
-                )
+                write!(f, "address of {found} bytes: IPv4 has 4, IPv6 has 16")
             }
             Self::AddressUnusable { address } => {
                 write!(f, "address {address} is no node's: use its unicast address")

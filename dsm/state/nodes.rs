@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The node map: which node an IPv4 address belongs to, and the keys for packets to and from it.
+//! The node map: which node an address belongs to, and the keys for packets to and from it.
 //! The packet path only looks up, without lock or allocation; commands build whole new entries,
 //! and nothing becomes visible before all of a change has been allocated.
 
 use crate::engine::{label, SnId};
-use crate::netlink::{
-    refusal::{Address, Refusal},
-    text::Text,
-};
+use crate::netlink::{refusal::Refusal, text::Text};
 use crate::state::keys::{Key, Keys, Ring};
 use crate::sys::{
     genl::attribute,
@@ -17,9 +14,10 @@ use crate::sys::{
     rcu::{Prepared, RcuMap, Writer},
     secret::Secret,
 };
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::{
-    alloc::{KVVec, KVec},
+    alloc::{AllocError, KVVec, KVec},
     prelude::*,
     rbtree::RBTree,
     sync::Arc,
@@ -33,8 +31,10 @@ pub(crate) const MOST_ADDRESSES: usize = crate::sys::genl::MOST_ADDRESSES;
 /// All of 127.0.0.0/8 stands under this one.
 const LOOPBACK: u32 = 0x7F00_0001;
 
-/// Addresses to nodes: what the packet path reads.
-static BY_ADDRESS: RcuMap<Arc<Node>> = RcuMap::empty();
+/// IPv4 addresses, in host order, to nodes: what the packet path reads.
+static BY_V4: RcuMap<u32, Arc<Node>> = RcuMap::empty();
+/// IPv6 addresses to nodes.
+static BY_V6: RcuMap<[u64; 2], Arc<Node>> = RcuMap::empty();
 /// This node's SnID, 0 before enrolment.
 static OWN: AtomicU32 = AtomicU32::new(0);
 
@@ -83,11 +83,69 @@ fn key_of(address: u32) -> u32 {
     }
 }
 
-/// Shows the node of an IPv4 address (host order) to `f`. This node's own addresses and loopback
-/// belong to itself. Any context; `f` must not sleep.
+#[inline(always)]
+fn key6_of(address: Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64]
+}
+
+/// Shows the node of an address to `f`. This node's own addresses and loopback belong to itself.
+/// Any context; `f` must not sleep.
 #[inline]
-pub(crate) fn with<R>(address: u32, f: impl FnOnce(Option<&Node>) -> R) -> R {
-    BY_ADDRESS.with(key_of(address), |node| f(node.map(|node| &**node)))
+pub(crate) fn with<R>(address: IpAddr, f: impl FnOnce(Option<&Node>) -> R) -> R {
+    match address {
+        IpAddr::V4(address) => {
+            BY_V4.with(
+                key_of(address.to_bits()),
+                |node| f(node.map(|node| &**node)),
+            )
+        }
+        IpAddr::V6(address) => BY_V6.with(key6_of(address), |node| f(node.map(|node| &**node))),
+    }
+}
+
+/// An entry that is allocated and not visible yet.
+enum Entry {
+    V4(Prepared<u32, Arc<Node>>),
+    V6(Prepared<[u64; 2], Arc<Node>>),
+}
+
+impl Entry {
+    fn new(address: IpAddr, node: Arc<Node>) -> Result<Self, AllocError> {
+        Ok(match address {
+            IpAddr::V4(address) => Self::V4(Prepared::new(address.to_bits(), node)?),
+            IpAddr::V6(address) => Self::V6(Prepared::new(key6_of(address), node)?),
+        })
+    }
+}
+
+/// What commands change of it.
+struct Table {
+    v4: Writer<u32, Arc<Node>>,
+    v6: Writer<[u64; 2], Arc<Node>>,
+}
+
+impl Table {
+    fn get(&self, address: IpAddr) -> Option<&Arc<Node>> {
+        match address {
+            IpAddr::V4(address) => self.v4.get(address.to_bits()),
+            IpAddr::V6(address) => self.v6.get(key6_of(address)),
+        }
+    }
+
+    fn put(&mut self, entry: Entry) {
+        match entry {
+            Entry::V4(entry) => self.v4.put(entry),
+            Entry::V6(entry) => self.v6.put(entry),
+        }
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.v4.remove(address.to_bits()),
+            IpAddr::V6(address) => self.v6.remove(key6_of(address)),
+        };
+    }
 }
 
 /// This node's SnID, none before enrolment. Any context.
@@ -98,7 +156,7 @@ pub(crate) fn own() -> SnId {
 
 /// What is known of a node beyond what packets need.
 struct Record {
-    addresses: KVec<u32>,
+    addresses: KVec<IpAddr>,
     keys: Keys,
 }
 
@@ -107,7 +165,7 @@ pub(crate) struct NodeSet {
     /// Node.
     pub(crate) snid: SnId,
     /// All its addresses, or as before.
-    pub(crate) addresses: Option<KVec<u32>>,
+    pub(crate) addresses: Option<KVec<IpAddr>>,
     /// A key for packets to it.
     pub(crate) key: Option<Key>,
 }
@@ -117,7 +175,7 @@ pub(crate) struct Shown {
     /// Node.
     pub(crate) snid: u32,
     /// Its addresses; the first `count` count.
-    pub(crate) addresses: [u32; MOST_ADDRESSES],
+    pub(crate) addresses: [IpAddr; MOST_ADDRESSES],
     /// Number of addresses.
     pub(crate) count: usize,
     /// Epoch of the key that packets to it are stamped with.
@@ -126,11 +184,11 @@ pub(crate) struct Shown {
 
 /// Node map, identity and keys: all that commands change. Lives in `sys::lock`.
 pub(crate) struct Map {
-    table: Writer<Arc<Node>>,
+    table: Table,
     nodes: RBTree<u16, Record>,
     count: usize,
     /// Addresses of this node's interfaces, and loopback; one for each interface that has it.
-    local: KVec<u32>,
+    local: KVec<IpAddr>,
     snid: SnId,
     cluster: Option<[u8; 16]>,
     ring: Ring,
@@ -173,29 +231,40 @@ fn build(own: SnId, ring: &Ring, snid: SnId, keys: Option<&Keys>) -> Node {
 }
 
 /// Entries for some addresses of one node, allocated and not visible yet.
-fn prepare(
-    addresses: &[u32],
-    node: Node,
-    into: &mut KVVec<Prepared<Arc<Node>>>,
-) -> Result<(), Refusal> {
+fn prepare(addresses: &[IpAddr], node: Node, into: &mut KVVec<Entry>) -> Result<(), Refusal> {
     let node = Arc::new(node, GFP_KERNEL)?;
     for address in addresses {
-        into.push(Prepared::new(*address, node.clone())?, GFP_KERNEL)?;
+        into.push(Entry::new(*address, node.clone())?, GFP_KERNEL)?;
     }
     Ok(())
 }
 
-/// Whether one single node can have the address.
-fn is_unicast(address: u32) -> bool {
-    let first = address >> 24;
-    first != 0 && first != 127 && first < 224
+/// Whether one single node can have the address, and no other on another link.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, ..] = address.octets();
+            first != 0 && first != 127 && first < 224
+        }
+        IpAddr::V6(address) => {
+            let [first, ..] = address.segments();
+            !(address.is_unspecified()
+                || address.is_loopback()
+                || address.is_multicast()
+                || first & 0xFFC0 == 0xFE80
+                || address.to_ipv4_mapped().is_some())
+        }
+    }
 }
 
 impl Map {
     /// A map that knows loopback and nothing else.
     pub(crate) fn new() -> Result<Self> {
         let mut map = Self {
-            table: Writer::new(&BY_ADDRESS)?,
+            table: Table {
+                v4: Writer::new(&BY_V4)?,
+                v6: Writer::new(&BY_V6)?,
+            },
             nodes: RBTree::new(),
             count: 0,
             local: KVec::new(),
@@ -203,7 +272,10 @@ impl Map {
             cluster: None,
             ring: Ring::none(),
         };
-        map.local.push(LOOPBACK, GFP_KERNEL)?;
+        let loopback = IpAddr::V4(Ipv4Addr::from_bits(LOOPBACK));
+        map.local.push(loopback, GFP_KERNEL)?;
+        let loopback = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        map.local.push(loopback, GFP_KERNEL)?;
         map.republish().map_err(|refusal| refusal.errno())?;
         Ok(map)
     }
@@ -229,7 +301,7 @@ impl Map {
     }
 
     /// Who has an address by the map: not merely by an interface of ours.
-    fn owner(&self, address: u32) -> Option<SnId> {
+    fn owner(&self, address: IpAddr) -> Option<SnId> {
         let snid = self.table.get(address)?.snid;
         self.nodes
             .get(&number(snid))
@@ -238,7 +310,7 @@ impl Map {
     }
 
     /// Entries for all addresses, as identity and keys now are.
-    fn prepare_all(&self, own: SnId, ring: &Ring) -> Result<KVVec<Prepared<Arc<Node>>>, Refusal> {
+    fn prepare_all(&self, own: SnId, ring: &Ring) -> Result<KVVec<Entry>, Refusal> {
         let mut all = KVVec::new();
         let mut mine = KVec::new();
         for address in self.local.iter() {
@@ -254,7 +326,7 @@ impl Map {
         Ok(all)
     }
 
-    fn put_all(&mut self, entries: KVVec<Prepared<Arc<Node>>>) {
+    fn put_all(&mut self, entries: KVVec<Entry>) {
         for entry in entries {
             self.table.put(entry);
         }
@@ -293,9 +365,9 @@ impl Map {
     }
 
     /// Checks the addresses that a node is to have.
-    fn check_addresses(&self, snid: SnId, addresses: &[u32]) -> Result<(), Refusal> {
+    fn check_addresses(&self, snid: SnId, addresses: &[IpAddr]) -> Result<(), Refusal> {
         for (i, address) in addresses.iter().enumerate() {
-            let shown = Address(*address);
+            let shown = *address;
             if !is_unicast(*address) {
                 return Err(Refusal::AddressUnusable { address: shown });
             }
@@ -366,9 +438,9 @@ impl Map {
     fn gone(
         &self,
         snid: SnId,
-        stay: &[u32],
-        entries: &mut KVVec<Prepared<Arc<Node>>>,
-    ) -> Result<KVec<u32>, Refusal> {
+        stay: &[IpAddr],
+        entries: &mut KVVec<Entry>,
+    ) -> Result<KVec<IpAddr>, Refusal> {
         let mut gone = KVec::new();
         let mut ours = KVec::new();
         if let Some(record) = self.nodes.get(&number(snid)) {
@@ -422,7 +494,7 @@ impl Map {
         };
         let mut shown = Shown {
             snid: u32::from(*snid),
-            addresses: [0; MOST_ADDRESSES],
+            addresses: [IpAddr::V4(Ipv4Addr::UNSPECIFIED); MOST_ADDRESSES],
             count: record.addresses.len().min(MOST_ADDRESSES),
             key_epoch: keys.best(active).map(|key| key.epoch),
         };
@@ -464,7 +536,7 @@ impl Map {
     }
 
     /// An address came to an interface of this node.
-    fn add_local(&mut self, address: u32) -> Result<(), Refusal> {
+    fn add_local(&mut self, address: IpAddr) -> Result<(), Refusal> {
         let mut entries = KVVec::new();
         if self.owner(address).is_none() {
             let node = build(self.snid, &self.ring, self.snid, None);
@@ -476,7 +548,7 @@ impl Map {
     }
 
     /// An address went from an interface of this node.
-    fn remove_local(&mut self, address: u32) {
+    fn remove_local(&mut self, address: IpAddr) {
         if let Some(at) = self.local.iter().position(|local| *local == address) {
             // The position is a valid one.
             let _ = self.local.remove(at);
@@ -493,8 +565,9 @@ impl Drop for Map {
     }
 }
 
-/// Called when an address of an interface comes or goes.
-pub(crate) fn on_local_address(address: u32, here: bool) {
+/// Called when an IPv4 address of an interface comes or goes.
+pub(crate) fn on_local_address(address: Ipv4Addr, here: bool) {
+    let address = IpAddr::V4(address);
     if !is_unicast(address) {
         return;
     }
@@ -502,15 +575,45 @@ pub(crate) fn on_local_address(address: u32, here: bool) {
     let Some(map) = map.as_mut() else {
         return;
     };
-    if !here {
+    if here {
+        note_local(map, address);
+    } else {
         map.remove_local(address);
-        super::changed();
-    } else if map.add_local(address).is_err() {
+    }
+    super::changed();
+}
+
+fn note_local(map: &mut Map, address: IpAddr) {
+    if map.add_local(address).is_err() {
         pr_err!(
             "no memory to note address {} as this node's own: its packets count as outside\n",
-            Text::<15>::of(&Address(address)).as_str()
+            Text::<45>::of(&address).as_str()
         );
-    } else {
-        super::changed();
     }
+}
+
+/// Called with all IPv6 addresses of this node's interfaces when any has come or gone.
+pub(crate) fn on_local_addresses6(addresses: &[[u8; 16]]) {
+    let mut map = lock::NODES.lock();
+    let Some(map) = map.as_mut() else {
+        return;
+    };
+    let is_here = |address: &IpAddr| match address {
+        IpAddr::V6(address) => addresses.contains(&address.octets()),
+        IpAddr::V4(_) => true,
+    };
+    let gone = |map: &Map| {
+        let mut local = map.local.iter().copied();
+        local.find(|address| is_unicast(*address) && !is_here(address))
+    };
+    while let Some(address) = gone(map) {
+        map.remove_local(address);
+    }
+    for address in addresses {
+        let address = IpAddr::V6(Ipv6Addr::from(*address));
+        if is_unicast(address) && !map.local.contains(&address) {
+            note_local(map, address);
+        }
+    }
+    super::changed();
 }

@@ -4,11 +4,11 @@
 //! decided last. A socket without an entry is older than the module and of the default zone.
 
 use crate::engine::{Peer, Policy, ScId};
-use crate::sys::net::{HeldSock, SockRef};
+use crate::sys::net::{Family, HeldSock, SockRef};
 use crate::sys::ptrmap::{self, Context, Held, PtrMap};
 use crate::sys::seqcell::SeqCell;
 use crate::sys::sockets as live;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use kernel::prelude::*;
 
 /// Which side of its TCP connections a socket is.
@@ -22,6 +22,10 @@ pub(crate) enum Role {
     Passive,
 }
 
+/// Added to the generation in what is remembered of IPv6, so that it never looks like what is of
+/// IPv4, which takes fewer words.
+pub(crate) const V6: u64 = 1 << 63;
+
 /// The state beside a socket.
 pub(crate) struct Socket {
     owner: AtomicU32,
@@ -30,17 +34,17 @@ pub(crate) struct Socket {
     peer: AtomicU64,
     // Whether a reference may be taken: not while a clone is being made.
     live: AtomicBool,
-    // Whether room for labels has been asked for, successfully or not.
-    reserved: AtomicBool,
+    // The families that room for labels has been asked for, successfully or not.
+    reserved: AtomicU8,
     label: SeqCell<2>,
     /// Remembers the last message that was let through.
-    pub(crate) sent: SeqCell<3>,
+    pub(crate) sent: SeqCell<5>,
     /// Remembers the last call to receive that was let through.
     pub(crate) received: SeqCell<2>,
     /// Remembers the last label that was made.
-    pub(crate) departed: SeqCell<6>,
+    pub(crate) departed: SeqCell<9>,
     /// Remembers the last packet that was let in.
-    pub(crate) arrived: SeqCell<5>,
+    pub(crate) arrived: SeqCell<9>,
 }
 
 static SOCKETS: PtrMap<Socket, { live::BITS }> = PtrMap::new();
@@ -82,9 +86,16 @@ pub(crate) fn insert(sock: SockRef<'_>, owner: ScId, context: Context) -> Result
 
 /// A socket is being cloned from another one, whose owner's it is. Softirq.
 pub(crate) fn clone(parent: SockRef<'_>, child: SockRef<'_>) -> Result {
-    let owner = ptrmap::read(|held| owner_of(get(parent, held)));
+    let new = ptrmap::read(|held| {
+        let parent = get(parent, held);
+        let new = Socket::new(owner_of(parent), false);
+        // IPv6 hands a listener's own room down.
+        let reserved = parent.map_or(0, |parent| parent.reserved.load(Ordering::Relaxed));
+        new.reserved.store(reserved, Ordering::Relaxed);
+        new
+    });
     SOCKETS
-        .insert(child.key(), Socket::new(owner, false), Context::Atomic)
+        .insert(child.key(), new, Context::Atomic)
         .inspect_err(|_| LOST.store(true, Ordering::Relaxed))
 }
 
@@ -114,7 +125,7 @@ fn next_reserved(index: usize) -> Option<HeldSock> {
     SOCKETS.with_bucket(index, |object, socket| {
         if found.is_none()
             && socket.live.load(Ordering::Acquire)
-            && socket.reserved.swap(false, Ordering::Relaxed)
+            && socket.reserved.swap(0, Ordering::Relaxed) != 0
         {
             found = live::hold(object);
         }
@@ -129,7 +140,7 @@ impl Socket {
             role: AtomicU32::new(Role::Unknown as u32),
             peer: AtomicU64::new(0),
             live: AtomicBool::new(live),
-            reserved: AtomicBool::new(false),
+            reserved: AtomicU8::new(0),
             label: SeqCell::new(),
             sent: SeqCell::new(),
             received: SeqCell::new(),
@@ -165,15 +176,18 @@ impl Socket {
     }
 
     /// A clone is complete, and the passive side of a connection.
-    pub(crate) fn complete(&self, reserved: bool) {
+    pub(crate) fn complete(&self, reserved: Option<Family>) {
         self.begin(Role::Passive);
-        self.reserved.store(reserved, Ordering::Relaxed);
+        let bit = reserved.map_or(0, |family| family as u8);
+        self.reserved.fetch_or(bit, Ordering::Relaxed);
         self.live.store(true, Ordering::Release);
     }
 
-    /// Whether room for labels has to be asked for; says so once.
-    pub(crate) fn to_reserve(&self) -> bool {
-        !self.reserved.load(Ordering::Relaxed) && !self.reserved.swap(true, Ordering::Relaxed)
+    /// Whether room for labels of a family has to be asked for; says so once.
+    pub(crate) fn to_reserve(&self, family: Family) -> bool {
+        let bit = family as u8;
+        self.reserved.load(Ordering::Relaxed) & bit == 0
+            && self.reserved.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
     /// Binds the flow to the label that its peer shows; false if it was bound to another one.

@@ -4,6 +4,7 @@
 
 use super::bindings;
 use crate::state::nodes;
+use core::net::Ipv4Addr;
 use kernel::{error::to_result, prelude::*};
 
 /// While it lives, the node map hears of every change.
@@ -27,6 +28,18 @@ impl Drop for Watch {
 
 #[no_mangle]
 extern "C" fn dsm_addrs_on_change(address: u32, here: bool) {
-    nodes::on_local_address(address, here);
+    nodes::on_local_address(Ipv4Addr::from_bits(address), here);
 }
 const _: unsafe extern "C" fn(u32, bool) = bindings::dsm_addrs_on_change;
+
+#[no_mangle]
+unsafe extern "C" fn dsm_addrs_on_change6(addresses: *const [u8; 16], count: usize) {
+    let addresses = if count == 0 {
+        &[]
+    } else {
+        // SAFETY: the shim hands over an array of so many addresses, for the call.
+        unsafe { core::slice::from_raw_parts(addresses, count) }
+    };
+    nodes::on_local_addresses6(addresses);
+}
+const _: unsafe extern "C" fn(*const [u8; 16], usize) = bindings::dsm_addrs_on_change6;

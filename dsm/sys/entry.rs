@@ -10,6 +10,7 @@ use super::task::{Program, TaskRef};
 use crate::engine::ScId;
 use crate::hooks::{arrival, departure, exec, option, socket, Verdict};
 use crate::state::tasks;
+use core::net::IpAddr;
 use core::ptr::null;
 use kernel::ffi::{c_char, c_int, c_void};
 use kernel::prelude::*;
@@ -176,7 +177,15 @@ entries! {
         // SAFETY: the socket has just been made and is not shown to anybody yet.
         if let Some(child) = unsafe { mediated(newsk) } {
             // SAFETY: the request is that of the socket, and lives while the hook runs.
-            let from = unsafe { bindings::dsm_request_peer(req) };
+            let mut from = [0; 16];
+            // SAFETY: as above; there is room for 16 bytes.
+            let len = unsafe { bindings::dsm_request_peer(req, from.as_mut_ptr()) };
+            let [a, b, c, d, ..] = from;
+            let from = match len {
+                4 => Some(IpAddr::from([a, b, c, d])),
+                16 => Some(IpAddr::from(from)),
+                _ => None,
+            };
             // SAFETY: as above; the socket takes its options from it after this hook.
             socket::connection(child, from, || unsafe { bindings::dsm_reserve_child(req) });
         }
@@ -310,6 +319,7 @@ entries! {
         let held = unsafe { Held::assume() };
         match departure::departure(sock, &packet, &held) {
             Departure::Bare => bindings::DSM_OUT_BARE,
+            Departure::Drop => bindings::DSM_OUT_DROP,
             Departure::Label([a, b, c]) => {
                 // SAFETY: the shim's buffer has room for a label's 20 bytes, at any alignment.
                 unsafe {
@@ -317,6 +327,28 @@ entries! {
                     label.add(8).cast::<u64>().write_unaligned(b);
                     label.add(16).cast::<u32>().write_unaligned(c as u32);
                 }
+                bindings::DSM_OUT_LABEL
+            }
+        }
+    }
+
+    fn dsm_departure6(
+        sk: *const bindings::sock,
+        packet: *const bindings::dsm_packet,
+        header: *mut u8,
+    ) -> u32 {
+        // SAFETY: the shim filled the packet in, and it lives while the hook runs.
+        let packet = unsafe { Packet::from_raw(&*packet, false) };
+        // SAFETY: the socket, if there is one, is the packet's and lives while the hook runs.
+        let sock = (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) });
+        // SAFETY: netfilter hooks run under the RCU read lock.
+        let held = unsafe { Held::assume() };
+        match departure::departure(sock, &packet, &held) {
+            Departure::Bare => bindings::DSM_OUT_BARE,
+            Departure::Drop => bindings::DSM_OUT_DROP,
+            Departure::Label(words) => {
+                // SAFETY: the shim's buffer has room for 24 bytes, and their alignment.
+                unsafe { header.cast::<[u64; 3]>().write(words) };
                 bindings::DSM_OUT_LABEL
             }
         }

@@ -354,7 +354,8 @@ static int put_node(struct sk_buff *skb, const struct netlink_callback *cb,
 	if (nla_put_u32(skb, DSI_A_NODE_SNID, node->snid))
 		goto cancel;
 	for (i = 0; i < node->n_addresses && i < DSM_NL_ADDRESSES; i++)
-		if (nla_put(skb, DSI_A_NODE_ADDRESS, 4, node->address[i]))
+		if (nla_put(skb, DSI_A_NODE_ADDRESS, node->address[i].len,
+			    node->address[i].bytes))
 			goto cancel;
 	if (node->has_key && nla_put_u32(skb, DSI_A_NODE_KEY_EPOCH, node->key_epoch))
 		goto cancel;

@@ -185,7 +185,7 @@ struct dsm_nl_node_set {
 struct dsm_nl_node {
 	u32 snid;
 	u32 n_addresses;
-	u8 address[DSM_NL_ADDRESSES][4];
+	struct dsm_nl_address address[DSM_NL_ADDRESSES];
 	bool has_key;
 	u32 key_epoch;
 };
@@ -274,5 +274,7 @@ u32 dsm_nl_on_task_get(const struct task_struct *task);
 int dsm_nl_on_task_set(const struct task_struct *task, u32 scid);
 /* An IPv4 address, in host order, came to or went from an interface of the initial netns. */
 void dsm_addrs_on_change(u32 address, bool here);
+/* All IPv6 addresses, 16 bytes each, of the interfaces of the initial netns as they are now. */
+void dsm_addrs_on_change6(const u8 (*addresses)[16], size_t count);
 
 #endif

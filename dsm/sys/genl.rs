@@ -248,7 +248,7 @@ commands! {
         let to = unsafe { &mut *node };
         to.snid = from.snid;
         to.n_addresses = from.count as u32;
-        to.address = from.addresses.map(u32::to_be_bytes);
+        to.address = from.addresses.map(super::audit::address);
         to.has_key = from.key_epoch.is_some();
         to.key_epoch = from.key_epoch.unwrap_or(0);
         true

@@ -6,6 +6,7 @@
  */
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6.h>
 #include <linux/skbuff.h>
 #include <net/inet_connection_sock.h>
 #include <net/inet_hashtables.h>
@@ -18,12 +19,13 @@
 #include <net/tcp.h>
 #include <net/udp.h>
 
+#include "net6.h"
 #include "shim.h"
 
 #define OPTION_TYPE 158
 
 /* IPv4 or IPv6, TCP or UDP: what the module labels and checks. */
-static bool mediated(const struct sock *sk)
+bool dsm_is_mediated(const struct sock *sk)
 {
 	return (sk->sk_family == AF_INET || sk->sk_family == AF_INET6) &&
 	       ((sk->sk_type == SOCK_DGRAM && sk->sk_protocol == IPPROTO_UDP) ||
@@ -32,7 +34,7 @@ static bool mediated(const struct sock *sk)
 
 const struct sock *dsm_sock_mediated(const struct sock *sk)
 {
-	return sk && mediated(sk) ? sk : NULL;
+	return sk && dsm_is_mediated(sk) ? sk : NULL;
 }
 
 /* The packet that a socket is about to receive; skb->data is at its transport header. */
@@ -41,7 +43,7 @@ u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_pac
 	const struct iphdr *iph;
 	const __be16 *ports;
 
-	if (!mediated(sk))
+	if (!dsm_is_mediated(sk))
 		return DSM_ARRIVAL_FOREIGN;
 	packet->protocol = sk->sk_protocol;
 	packet->listening = sk->sk_state == TCP_LISTEN;
@@ -56,8 +58,11 @@ u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_pac
 		packet->tcp_flags = 0;
 		packet->empty = false;
 	}
-	if (skb->protocol != htons(ETH_P_IP))
+	if (skb->protocol != htons(ETH_P_IP)) {
+		packet->options_len = skb_network_header_len(skb);
+		packet->options = skb_network_header(skb);
 		return DSM_ARRIVAL_IPV6;
+	}
 	iph = ip_hdr(skb);
 	packet->addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
 	packet->options_len = iph->ihl * 4 - sizeof(*iph);
@@ -89,6 +94,9 @@ static void destination(const struct sockaddr *address, int addrlen, struct dsm_
 			view->daddr = be32_to_cpu(in6->sin6_addr.s6_addr32[3]);
 		} else {
 			view->destination = DSM_DEST_IPV6;
+			dsm_words6(ipv6_addr_any(&in6->sin6_addr) ? &in6addr_loopback :
+								    &in6->sin6_addr,
+				   view->daddr6);
 		}
 	}
 }
@@ -98,7 +106,7 @@ const struct sock *dsm_sock_port(const struct socket *socket, u16 *port)
 {
 	const struct sock *sk = socket->sk;
 
-	if (!sk || !mediated(sk))
+	if (!sk || !dsm_is_mediated(sk))
 		return NULL;
 	*port = READ_ONCE(inet_sk(sk)->inet_num);
 	return sk;
@@ -122,7 +130,7 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 	const struct ip_options_rcu *opt;
 	const struct inet_sock *inet;
 
-	if (!sk || !mediated(sk))
+	if (!sk || !dsm_is_mediated(sk))
 		return false;
 	inet = inet_sk(sk);
 	view->sk = sk;
@@ -135,7 +143,10 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 	view->opening = false;
 	view->closed = sk->sk_state == TCP_CLOSE;
 	opt = rcu_dereference(inet->inet_opt);
-	view->reserved = opt && is_placeholder(opt->opt.__data, opt->opt.optlen);
+	view->reserved = opt && is_placeholder(opt->opt.__data, opt->opt.optlen) ?
+				 DSM_FAMILY_IPV4 : 0;
+	if (sk->sk_family == AF_INET6 && dsm_reserved6(sk))
+		view->reserved |= DSM_FAMILY_IPV6;
 	view->large = view->protocol == IPPROTO_TCP || size > SMALL ||
 		      (msg && ((msg->msg_flags & MSG_MORE) || udp_test_bit(CORK, sk)));
 	if (msg && msg->msg_name) {
@@ -145,6 +156,10 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		view->opening = view->protocol == IPPROTO_TCP && (msg->msg_flags & MSG_FASTOPEN);
 		if (view->protocol == IPPROTO_TCP && !view->opening)
 			address = NULL;
+		/* To IPv6, an address of no family is none: the datagram goes to the peer. */
+		if (sk->sk_family == AF_INET6 && view->protocol == IPPROTO_UDP &&
+		    addrlen >= (int)sizeof(sa_family_t) && address->sa_family == AF_UNSPEC)
+			address = NULL;
 	}
 	if (address) {
 		destination(address, addrlen, view);
@@ -153,8 +168,10 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		view->destination = DSM_DEST_IPV4;
 		view->daddr = be32_to_cpu(inet->inet_daddr);
 #if IS_ENABLED(CONFIG_IPV6)
-		if (sk->sk_family == AF_INET6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr))
+		if (sk->sk_family == AF_INET6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr)) {
 			view->destination = DSM_DEST_IPV6;
+			dsm_words6(&sk->sk_v6_daddr, view->daddr6);
+		}
 #endif
 	}
 	return true;
@@ -199,11 +216,14 @@ static void replace_options(struct sock *sk, struct ip_options_rcu *opt)
  * Makes room for a label in every packet of the socket, so that segment size and fragmentation
  * account for it. Sleeps. Options that the socket has already stay; its labels are inserted.
  */
-int dsm_reserve(const struct sock *csk)
+int dsm_reserve(const struct sock *csk, u32 family)
 {
 	struct sock *sk = (struct sock *)csk;
-	struct ip_options_rcu *opt = placeholder(GFP_KERNEL);
+	struct ip_options_rcu *opt;
 
+	if (family == DSM_FAMILY_IPV6)
+		return dsm_reserve6(sk);
+	opt = placeholder(GFP_KERNEL);
 	if (!opt)
 		return -ENOMEM;
 	lock_sock(sk);
@@ -225,6 +245,8 @@ void dsm_unreserve(struct sock *sk)
 	opt = rcu_dereference_protected(inet_sk(sk)->inet_opt, lockdep_sock_is_held(sk));
 	if (opt && is_placeholder(opt->opt.__data, opt->opt.optlen))
 		replace_options(sk, NULL);
+	if (sk->sk_family == AF_INET6)
+		dsm_unreserve6(sk);
 	release_sock(sk);
 }
 
@@ -238,7 +260,7 @@ bool dsm_reserve_child(const struct request_sock *req)
 	struct ip_options_rcu *old, *opt;
 
 	if (req->rsk_ops->family != AF_INET)
-		return true;
+		return dsm_reserve_child6(req);
 	/*
 	 * Two processors may make a socket of one request (tcp_check_req runs without the listener's
 	 * lock; only one of them keeps its socket): who exchanges the options frees the old ones.
@@ -257,10 +279,20 @@ bool dsm_reserve_child(const struct request_sock *req)
 	return true;
 }
 
-/* Who opens a connection over IPv4; 0 if it is over IPv6. */
-u32 dsm_request_peer(const struct request_sock *req)
+/* Who opens a connection: writes 4 or 16 bytes, and returns how many. */
+u32 dsm_request_peer(const struct request_sock *req, u8 *address)
 {
-	return req->rsk_ops->family == AF_INET ? be32_to_cpu(inet_rsk(req)->ir_rmt_addr) : 0;
+	if (req->rsk_ops->family == AF_INET) {
+		memcpy(address, &inet_rsk(req)->ir_rmt_addr, 4);
+		return 4;
+	}
+#if IS_ENABLED(CONFIG_IPV6)
+	if (req->rsk_ops->family == AF_INET6) {
+		memcpy(address, &inet_rsk(req)->ir_v6_rmt_addr, 16);
+		return 16;
+	}
+#endif
+	return 0;
 }
 
 /* A reference on a socket that may be on its way to be freed; NULL if it is. */
@@ -309,7 +341,7 @@ static bool speaker(const struct nf_hook_state *state, const struct sk_buff *skb
 	}
 	if (sk->sk_type == SOCK_RAW)
 		return sk->sk_kern_sock && iph->protocol == IPPROTO_TCP;
-	if (!mediated(sk))
+	if (!dsm_is_mediated(sk))
 		return false;
 	*out = sk;
 	return true;
@@ -446,21 +478,31 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 	return NF_ACCEPT;
 }
 
-static const struct nf_hook_ops out_ops = {
-	.hook = on_local_out,
-	.pf = NFPROTO_IPV4,
-	.hooknum = NF_INET_LOCAL_OUT,
-	.priority = NF_IP_PRI_LAST,
+static const struct nf_hook_ops out_ops[] = {
+	{
+		.hook = on_local_out,
+		.pf = NFPROTO_IPV4,
+		.hooknum = NF_INET_LOCAL_OUT,
+		.priority = NF_IP_PRI_LAST,
+	},
+#if IS_ENABLED(CONFIG_IPV6)
+	{
+		.hook = dsm_on_local_out6,
+		.pf = NFPROTO_IPV6,
+		.hooknum = NF_INET_LOCAL_OUT,
+		.priority = NF_IP6_PRI_LAST,
+	},
+#endif
 };
 
 static int __net_init out_net_init(struct net *net)
 {
-	return nf_register_net_hook(net, &out_ops);
+	return nf_register_net_hooks(net, out_ops, ARRAY_SIZE(out_ops));
 }
 
 static void __net_exit out_net_exit(struct net *net)
 {
-	nf_unregister_net_hook(net, &out_ops);
+	nf_unregister_net_hooks(net, out_ops, ARRAY_SIZE(out_ops));
 }
 
 static struct pernet_operations out_net_ops = {

@@ -15,13 +15,14 @@ struct sock;
 struct sockaddr;
 struct socket;
 
-#define DSM_LABEL_LEN 20
+#define DSM_LABEL_LEN 20	/* an IPv4 option */
+#define DSM_HEADER_LEN 24	/* an IPv6 destination options header */
 
 /* What a socket receives, as far as the module is concerned. */
 enum dsm_arrival {
 	DSM_ARRIVAL_FOREIGN,	/* not TCP or UDP of an INET socket: none of its business */
 	DSM_ARRIVAL_IPV4,
-	DSM_ARRIVAL_IPV6,	/* carries no label */
+	DSM_ARRIVAL_IPV6,
 };
 
 /* A TCP or UDP packet. */
@@ -32,14 +33,25 @@ struct dsm_packet {
 	u8 tcp_flags;		/* byte 13 of the TCP header, 0 for UDP */
 	bool empty;		/* TCP without payload */
 	bool listening;		/* the receiving socket is a listener */
-	u8 options_len;
-	const u8 *options;	/* of the IPv4 header */
+	/*
+	 * The IPv4 header's options; for IPv6 the whole header and its extension headers, up to the
+	 * transport header, on the way out without a placeholder.
+	 */
+	u16 options_len;
+	const u8 *options;
 };
 
 /* What becomes of a packet on its way out. */
 enum dsm_departure {
 	DSM_OUT_LABEL,		/* with this label, inserted if there is no room reserved */
 	DSM_OUT_BARE,		/* without label and placeholder */
+	DSM_OUT_DROP,		/* not at all: it has headers that would deceive a receiver */
+};
+
+/* Families that a socket can hold placeholders for. */
+enum dsm_family {
+	DSM_FAMILY_IPV4 = 1,
+	DSM_FAMILY_IPV6 = 2,
 };
 
 /* Where a socket's message or connection goes. */
@@ -53,11 +65,12 @@ struct dsm_sock {
 	const struct sock *sk;
 	u32 saddr;
 	u32 daddr;
+	u64 daddr6[2];		/* in host order, for DSM_DEST_IPV6 */
 	u16 sport;
 	u16 dport;
 	u8 protocol;
 	u8 destination;		/* enum dsm_destination */
-	bool reserved;		/* holds a placeholder */
+	u8 reserved;		/* holds a placeholder for: enum dsm_family */
 	bool large;		/* the message needs one: it may fill a packet */
 	bool closed;		/* neither connected nor listening */
 	bool opening;		/* this message opens the connection (Fast Open) */
@@ -69,10 +82,11 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		 const struct sockaddr *address, int addrlen, struct dsm_sock *view);
 const struct sock *dsm_sock_port(const struct socket *socket, u16 *port);
 const struct sock *dsm_sock_mediated(const struct sock *sk);
-int dsm_reserve(const struct sock *sk);
+void dsm_sock_source6(const struct sock *sk, u8 *address);
+int dsm_reserve(const struct sock *sk, u32 family);
 void dsm_unreserve(struct sock *sk);
 bool dsm_reserve_child(const struct request_sock *req);
-u32 dsm_request_peer(const struct request_sock *req);
+u32 dsm_request_peer(const struct request_sock *req, u8 *address);
 struct sock *dsm_sock_get(const struct sock *sk);
 void dsm_sock_put(struct sock *sk);
 int dsm_out_register(void);
@@ -80,5 +94,6 @@ void dsm_out_unregister(void);
 
 /* In entry.rs: asks what becomes of a packet; fills the label for DSM_OUT_LABEL. */
 u32 dsm_departure(const struct sock *sk, const struct dsm_packet *packet, u8 *label);
+u32 dsm_departure6(const struct sock *sk, const struct dsm_packet *packet, u8 *header);
 
 #endif

@@ -6,7 +6,7 @@ use super::bindings;
 use super::ptrmap::Held;
 use crate::engine::Flow;
 use core::marker::PhantomData;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kernel::error::to_result;
 use kernel::prelude::*;
 
@@ -38,10 +38,10 @@ impl SockRef<'_> {
         self.0 as usize
     }
 
-    /// Makes room for a label in its packets. Process context; sleeps.
-    pub(crate) fn reserve(self, _sleeper: Sleeper) -> Result {
+    /// Makes room for a label in its packets of a family. Process context; sleeps.
+    pub(crate) fn reserve(self, family: Family, _sleeper: Sleeper) -> Result {
         // SAFETY: the socket is not freed meanwhile, by the type's promise.
-        to_result(unsafe { bindings::dsm_reserve(self.0) })
+        to_result(unsafe { bindings::dsm_reserve(self.0, family as u32) })
     }
 }
 
@@ -127,10 +127,36 @@ impl Drop for HeldSock {
 pub(crate) enum Destination {
     /// Nowhere yet.
     None,
-    /// An IPv4 address.
-    Ipv4(u32),
-    /// An IPv6 address; there are no labels there.
-    Ipv6,
+    /// To an address; one of IPv4 that is written as IPv6 is one of IPv4 here.
+    Ip(IpAddr),
+}
+
+/// Which of a socket's packets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Family {
+    /// IPv4.
+    V4 = bindings::DSM_FAMILY_IPV4 as u8,
+    /// IPv6.
+    V6 = bindings::DSM_FAMILY_IPV6 as u8,
+}
+
+impl Family {
+    /// That of an address.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// An IPv6 address from its halves.
+#[inline(always)]
+fn v6([high, low]: [u64; 2]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from_bits(
+        u128::from(high) << 64 | u128::from(low),
+    ))
 }
 
 /// A TCP or UDP socket in a system call.
@@ -191,16 +217,22 @@ impl<'a> SockView<'a> {
     #[inline(always)]
     pub(crate) fn destination(&self) -> Destination {
         match u32::from(self.raw.destination) {
-            bindings::DSM_DEST_IPV4 => Destination::Ipv4(self.raw.daddr),
-            bindings::DSM_DEST_IPV6 => Destination::Ipv6,
+            bindings::DSM_DEST_IPV4 => Destination::Ip(v4(self.raw.daddr)),
+            bindings::DSM_DEST_IPV6 => Destination::Ip(v6(self.raw.daddr6)),
             _ => Destination::None,
         }
     }
 
-    /// Whether there is room for a label in its packets.
+    /// Whether there is room for a label in its packets of a family.
     #[inline(always)]
-    pub(crate) fn reserved(&self) -> bool {
-        self.raw.reserved
+    pub(crate) fn reserved(&self, family: Family) -> bool {
+        self.raw.reserved & family as u8 != 0
+    }
+
+    /// Whether the call goes to an IPv6 address; then that counts beside [`Self::word`].
+    #[inline(always)]
+    pub(crate) fn words6(&self) -> Option<[u64; 2]> {
+        (u32::from(self.raw.destination) == bindings::DSM_DEST_IPV6).then_some(self.raw.daddr6)
     }
 
     /// Whether the message needs room reserved for its label.
@@ -225,17 +257,30 @@ impl<'a> SockView<'a> {
     pub(crate) fn word(&self) -> u64 {
         u64::from(self.raw.daddr) << 32
             | u64::from(self.raw.sport) << 16
-            | u64::from(self.raw.destination) << 2
-            | u64::from(self.raw.large) << 1
+            | u64::from(self.raw.destination) << 3
+            | u64::from(self.raw.large) << 2
             | u64::from(self.raw.reserved)
+    }
+
+    fn source(&self) -> IpAddr {
+        if self.words6().is_none() {
+            return v4(self.raw.saddr);
+        }
+        let mut address = [0; 16];
+        // SAFETY: the socket lives while its hook runs, and there is room for 16 bytes.
+        unsafe { bindings::dsm_sock_source6(self.raw.sk, address.as_mut_ptr()) };
+        IpAddr::from(address)
     }
 
     /// Its ends.
     pub(crate) fn flow(&self) -> Flow {
         Flow {
             protocol: self.raw.protocol,
-            saddr: v4(self.raw.saddr),
-            daddr: v4(self.raw.daddr),
+            saddr: self.source(),
+            daddr: match self.destination() {
+                Destination::Ip(address) => address,
+                Destination::None => v4(0),
+            },
             sport: self.raw.sport,
             dport: self.raw.dport,
         }
@@ -248,7 +293,7 @@ pub(crate) struct Packet<'a> {
     ipv4: bool,
 }
 
-/// Three words for a label's 20 bytes.
+/// Three words for a label's 20 bytes, or the 24 of its IPv6 header.
 pub(crate) type LabelWords = [u64; 3];
 
 impl<'a> Packet<'a> {
@@ -260,7 +305,7 @@ impl<'a> Packet<'a> {
         Self { raw, ipv4 }
     }
 
-    /// Whether it is an IPv4 packet; only those have addresses, options and labels here.
+    /// Whether it is an IPv4 packet; only those have [`Self::addrs`] and [`Self::options`].
     #[inline(always)]
     pub(crate) fn is_ipv4(&self) -> bool {
         self.ipv4
@@ -278,14 +323,56 @@ impl<'a> Packet<'a> {
         self.raw.ports
     }
 
+    /// Source and destination address of an IPv6 packet, each as two words.
+    #[inline(always)]
+    pub(crate) fn addrs6(&self) -> [u64; 4] {
+        let Some(addresses) = self
+            .headers6()
+            .and_then(|(fixed, _)| fixed.last_chunk::<32>())
+        else {
+            return [0; 4];
+        };
+        let word = |at: usize| {
+            let bytes = addresses.get(at..).and_then(|tail| tail.first_chunk::<8>());
+            u64::from_be_bytes(bytes.copied().unwrap_or_default())
+        };
+        [word(0), word(8), word(16), word(24)]
+    }
+
+    /// The fixed header of an IPv6 packet, and its extension headers.
+    #[inline(always)]
+    fn headers6(&self) -> Option<(&'a [u8; 40], &'a [u8])> {
+        if self.ipv4 {
+            return None;
+        }
+        self.bytes().split_first_chunk::<40>()
+    }
+
+    /// An IPv6 packet's extension headers, behind the number of the first one.
+    #[inline(always)]
+    pub(crate) fn extensions(&self) -> (u8, &'a [u8]) {
+        match self.headers6() {
+            Some(([_, _, _, _, _, _, first, ..], area)) => (*first, area),
+            None => (0, &[]),
+        }
+    }
+
     /// Source address.
-    pub(crate) fn saddr(&self) -> u32 {
-        (self.raw.addrs >> 32) as u32
+    pub(crate) fn saddr(&self) -> IpAddr {
+        if self.ipv4 {
+            return v4((self.raw.addrs >> 32) as u32);
+        }
+        let [high, low, _, _] = self.addrs6();
+        v6([high, low])
     }
 
     /// Destination address.
-    pub(crate) fn daddr(&self) -> u32 {
-        self.raw.addrs as u32
+    pub(crate) fn daddr(&self) -> IpAddr {
+        if self.ipv4 {
+            return v4(self.raw.addrs as u32);
+        }
+        let [_, _, high, low] = self.addrs6();
+        v6([high, low])
     }
 
     /// Destination port.
@@ -320,8 +407,8 @@ impl<'a> Packet<'a> {
     pub(crate) fn flow(&self) -> Flow {
         Flow {
             protocol: self.raw.protocol,
-            saddr: v4(self.saddr()),
-            daddr: v4(self.daddr()),
+            saddr: self.saddr(),
+            daddr: self.daddr(),
             sport: (self.raw.ports >> 16) as u16,
             dport: self.raw.ports as u16,
         }
@@ -333,9 +420,24 @@ impl<'a> Packet<'a> {
         if !self.ipv4 {
             return &[];
         }
-        // SAFETY: the shim points at the header's options, which are in the packet's linear part
-        // and as long as it says.
+        self.bytes()
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &'a [u8] {
+        // SAFETY: the shim points at the header's options, or for IPv6 at all headers, which are
+        // in the packet's linear part and as long as it says.
         unsafe { core::slice::from_raw_parts(self.raw.options, usize::from(self.raw.options_len)) }
+    }
+
+    /// An IPv6 packet's extension headers as words, if it has a label's header alone; all zero if
+    /// it has none. As for [`Self::label_words`].
+    #[inline(always)]
+    pub(crate) fn header_words(&self) -> Option<LabelWords> {
+        match self.extensions() {
+            (_, []) => Some([0; 3]),
+            (_, area) => Some(words_of6(area.try_into().ok()?)),
+        }
     }
 
     /// The option as words, if the packet has exactly one, of a label's length; all zero if it
@@ -360,12 +462,26 @@ pub(crate) fn words_of(bytes: &[u8; 20]) -> LabelWords {
     ]
 }
 
+/// A label's header as words.
+#[inline(always)]
+pub(crate) fn words_of6(bytes: &[u8; 24]) -> LabelWords {
+    let [a0, a1, a2, a3, a4, a5, a6, a7, b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7] =
+        *bytes;
+    [
+        u64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]),
+        u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
+        u64::from_ne_bytes([c0, c1, c2, c3, c4, c5, c6, c7]),
+    ]
+}
+
 /// What becomes of a packet on its way out.
 pub(crate) enum Departure {
     /// It goes with this label.
     Label(LabelWords),
     /// It goes without label, and without room for one.
     Bare,
+    /// It does not go: its other headers would deceive the receiver of a label.
+    Drop,
 }
 
 /// The hook on packets that leave; dropping it takes it back.

@@ -70,27 +70,48 @@ impl<T> RcuCell<T> {
     }
 }
 
+/// What a map finds values by.
+pub(crate) trait Key: Copy + Eq + Send + Sync + 'static {
+    /// A number whose upper bits differ for keys that do.
+    fn hash(self) -> u32;
+}
+
+impl Key for u32 {
+    #[inline(always)]
+    fn hash(self) -> u32 {
+        self.wrapping_mul(0x61C8_8647)
+    }
+}
+
+impl Key for [u64; 2] {
+    #[inline(always)]
+    fn hash(self) -> u32 {
+        let [a, b] = self;
+        ((a.rotate_left(29) ^ b).wrapping_mul(0x61C8_8646_80B5_83EB) >> 32) as u32
+    }
+}
+
 #[repr(C)]
-struct Entry<V> {
+struct Entry<K, V> {
     // First, so that the callback's pointer is the entry's.
     rcu: bindings::callback_head,
-    next: AtomicPtr<Entry<V>>,
-    key: u32,
+    next: AtomicPtr<Entry<K, V>>,
+    key: K,
     value: V,
 }
 
 /// Frees an entry. Called in softirq.
-unsafe extern "C" fn free_entry<V>(head: *mut bindings::callback_head) {
+unsafe extern "C" fn free_entry<K, V>(head: *mut bindings::callback_head) {
     // SAFETY: `retire` handed over an entry from `KBox::into_raw`, whose first field this is.
-    drop(unsafe { KBox::from_raw(head.cast::<Entry<V>>()) });
+    drop(unsafe { KBox::from_raw(head.cast::<Entry<K, V>>()) });
 }
 
-struct Table<V> {
-    buckets: KVVec<AtomicPtr<Entry<V>>>,
+struct Table<K, V> {
+    buckets: KVVec<AtomicPtr<Entry<K, V>>>,
     shift: u32,
 }
 
-impl<V> Table<V> {
+impl<K: Key, V> Table<K, V> {
     fn new(bits: u32) -> Result<KBox<Self>, AllocError> {
         let mut buckets = KVVec::with_capacity(1 << bits, GFP_KERNEL)?;
         for _ in 0..1_usize << bits {
@@ -106,8 +127,8 @@ impl<V> Table<V> {
     }
 
     #[inline(always)]
-    fn bucket(&self, key: u32) -> Option<&AtomicPtr<Entry<V>>> {
-        let hash = key.wrapping_mul(0x61C8_8647) >> self.shift;
+    fn bucket(&self, key: K) -> Option<&AtomicPtr<Entry<K, V>>> {
+        let hash = key.hash() >> self.shift;
         self.buckets.get(hash as usize)
     }
 
@@ -132,22 +153,22 @@ impl<V> Table<V> {
 const FIRST_BITS: u32 = 6;
 const MOST_BITS: u32 = 20;
 
-/// Values by a 32-bit key, for one writer and any number of readers.
+/// Values by key, for one writer and any number of readers.
 ///
 /// # Invariants
 ///
 /// `table`, and each entry in its chains, is null or from `KBox::into_raw`; only the one
 /// [`Writer`] changes them, and frees what it took out after a grace period.
-pub(crate) struct RcuMap<V> {
-    table: AtomicPtr<Table<V>>,
+pub(crate) struct RcuMap<K, V> {
+    table: AtomicPtr<Table<K, V>>,
     taken: AtomicBool,
-    owns: PhantomData<V>,
+    owns: PhantomData<(K, V)>,
 }
 
 // SAFETY: readers share `&V` between CPUs, and the last owner may be a softirq on any of them.
-unsafe impl<V: Send + Sync> Sync for RcuMap<V> {}
+unsafe impl<K: Send + Sync, V: Send + Sync> Sync for RcuMap<K, V> {}
 
-impl<V> RcuMap<V> {
+impl<K: Key, V> RcuMap<K, V> {
     /// A map without entries.
     pub(crate) const fn empty() -> Self {
         // INVARIANT: null.
@@ -160,7 +181,7 @@ impl<V> RcuMap<V> {
 
     /// Shows the value of a key to `f`. Any context; `f` must not sleep.
     #[inline]
-    pub(crate) fn with<R>(&self, key: u32, f: impl FnOnce(Option<&V>) -> R) -> R {
+    pub(crate) fn with<R>(&self, key: K, f: impl FnOnce(Option<&V>) -> R) -> R {
         let _guard = rcu::read_lock();
         f(self.find(key).map(|entry| {
             // SAFETY: by the invariant it lives until the guard, which outlives `f`, is gone.
@@ -170,7 +191,7 @@ impl<V> RcuMap<V> {
 
     /// The entry of a key; the caller holds the RCU read lock or is the writer.
     #[inline(always)]
-    fn find(&self, key: u32) -> Option<NonNull<Entry<V>>> {
+    fn find(&self, key: K) -> Option<NonNull<Entry<K, V>>> {
         // SAFETY: by the invariant, and because the caller keeps it from being freed.
         let table = unsafe { self.table.load(Ordering::Acquire).as_ref() }?;
         let mut at = table.bucket(key)?.load(Ordering::Acquire);
@@ -186,14 +207,14 @@ impl<V> RcuMap<V> {
 }
 
 /// An entry that is allocated and not in the map yet.
-pub(crate) struct Prepared<V>(KBox<Entry<V>>);
+pub(crate) struct Prepared<K, V>(KBox<Entry<K, V>>);
 
 // SAFETY: an entry is its value and two pointers that nobody follows yet.
-unsafe impl<V: Send> Send for Prepared<V> {}
+unsafe impl<K: Send, V: Send> Send for Prepared<K, V> {}
 
-impl<V> Prepared<V> {
+impl<K: Key, V> Prepared<K, V> {
     /// Allocates an entry, so that putting it in cannot fail.
-    pub(crate) fn new(key: u32, value: V) -> Result<Self, AllocError> {
+    pub(crate) fn new(key: K, value: V) -> Result<Self, AllocError> {
         let entry = Entry {
             rcu: bindings::callback_head::default(),
             next: AtomicPtr::new(null_mut()),
@@ -205,15 +226,15 @@ impl<V> Prepared<V> {
 }
 
 /// The right to change a map. Whoever has it excludes other writers by owning it.
-pub(crate) struct Writer<V: Clone + Send + Sync + 'static> {
-    map: &'static RcuMap<V>,
+pub(crate) struct Writer<K: Key, V: Clone + Send + Sync + 'static> {
+    map: &'static RcuMap<K, V>,
     len: usize,
     bits: u32,
 }
 
-impl<V: Clone + Send + Sync + 'static> Writer<V> {
+impl<K: Key, V: Clone + Send + Sync + 'static> Writer<K, V> {
     /// Sets up the map; refused while there is a writer.
-    pub(crate) fn new(map: &'static RcuMap<V>) -> Result<Self> {
+    pub(crate) fn new(map: &'static RcuMap<K, V>) -> Result<Self> {
         let table = Table::new(FIRST_BITS)?;
         if map.taken.swap(true, Ordering::AcqRel) {
             return Err(EBUSY);
@@ -228,20 +249,20 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
     }
 
     /// The value of a key.
-    pub(crate) fn get(&self, key: u32) -> Option<&V> {
+    pub(crate) fn get(&self, key: K) -> Option<&V> {
         // SAFETY: only the writer takes entries out, and it is borrowed here.
         self.map
             .find(key)
             .map(|entry| unsafe { &(*entry.as_ptr()).value })
     }
 
-    fn table(&self) -> Option<&Table<V>> {
+    fn table(&self) -> Option<&Table<K, V>> {
         // SAFETY: only the writer replaces the table, and it is borrowed here.
         unsafe { self.map.table.load(Ordering::Relaxed).as_ref() }
     }
 
     /// The link that points at the entry of a key, or the chain's end.
-    fn link(&self, key: u32) -> Option<&AtomicPtr<Entry<V>>> {
+    fn link(&self, key: K) -> Option<&AtomicPtr<Entry<K, V>>> {
         let mut link = self.table()?.bucket(key)?;
         loop {
             // SAFETY: only the writer takes entries out, and it is borrowed here.
@@ -253,14 +274,14 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
     }
 
     /// Frees an entry that has been unlinked, after a grace period.
-    fn retire(old: *mut Entry<V>) {
+    fn retire(old: *mut Entry<K, V>) {
         // SAFETY: `old` is from `KBox::into_raw`, no new reader can find it, and it is retired
         // once. The writer's drop waits for the callback, so its code stays.
-        unsafe { bindings::call_rcu(&raw mut (*old).rcu, Some(free_entry::<V>)) };
+        unsafe { bindings::call_rcu(&raw mut (*old).rcu, Some(free_entry::<K, V>)) };
     }
 
     /// Puts an entry in, in place of one with the same key.
-    pub(crate) fn put(&mut self, new: Prepared<V>) {
+    pub(crate) fn put(&mut self, new: Prepared<K, V>) {
         let Some(link) = self.link(new.0.key) else {
             return;
         };
@@ -281,7 +302,7 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
     }
 
     /// Takes an entry out; true if there was one.
-    pub(crate) fn remove(&mut self, key: u32) -> bool {
+    pub(crate) fn remove(&mut self, key: K) -> bool {
         let Some(link) = self.link(key) else {
             return false;
         };
@@ -313,7 +334,7 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
         Self::free_table(old);
     }
 
-    fn copy_into(&self, table: &Table<V>) -> Result<(), AllocError> {
+    fn copy_into(&self, table: &Table<K, V>) -> Result<(), AllocError> {
         let Some(old) = self.table() else {
             return Ok(());
         };
@@ -335,7 +356,7 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
     }
 
     /// Frees a table that was taken out a grace period ago.
-    fn free_table(old: *mut Table<V>) {
+    fn free_table(old: *mut Table<K, V>) {
         if old.is_null() {
             return;
         }
@@ -346,7 +367,7 @@ impl<V: Clone + Send + Sync + 'static> Writer<V> {
     }
 }
 
-impl<V: Clone + Send + Sync + 'static> Drop for Writer<V> {
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Writer<K, V> {
     fn drop(&mut self) {
         let old = self.map.table.swap(null_mut(), Ordering::AcqRel);
         synchronize();

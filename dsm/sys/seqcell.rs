@@ -22,14 +22,15 @@ impl<const N: usize> SeqCell<N> {
         }
     }
 
-    /// The words as they were at one moment.
+    /// The first words as they were at one moment.
     #[inline(always)]
-    pub(crate) fn get(&self) -> Option<[u64; N]> {
+    pub(crate) fn get<const M: usize>(&self) -> Option<[u64; M]> {
+        const { assert!(M <= N) };
         let before = self.sequence.load(Ordering::Acquire);
         if before & 1 != 0 {
             return None;
         }
-        let mut words = [0; N];
+        let mut words = [0; M];
         for (word, cell) in words.iter_mut().zip(&self.words) {
             *word = cell.load(Ordering::Relaxed);
         }
@@ -37,11 +38,11 @@ impl<const N: usize> SeqCell<N> {
         (self.sequence.load(Ordering::Relaxed) == before).then_some(words)
     }
 
-    /// Whether the words are these.
+    /// Whether the first words are these.
     #[inline(always)]
-    pub(crate) fn is(&self, words: &[u64; N]) -> bool {
+    pub(crate) fn is<const M: usize>(&self, words: &[u64; M]) -> bool {
         // Word by word in registers: a comparison of arrays is a call.
-        self.get().is_some_and(|found| {
+        self.get::<M>().is_some_and(|found| {
             found
                 .iter()
                 .zip(words)
@@ -50,8 +51,9 @@ impl<const N: usize> SeqCell<N> {
         })
     }
 
-    /// Puts other words in, unless somebody else is doing so.
-    pub(crate) fn set(&self, words: [u64; N]) {
+    /// Puts other words in the first places, unless somebody else is doing so.
+    pub(crate) fn set<const M: usize>(&self, words: [u64; M]) {
+        const { assert!(M <= N) };
         let before = self.sequence.load(Ordering::Relaxed);
         if before & 1 != 0
             || self

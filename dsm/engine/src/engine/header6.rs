@@ -4,7 +4,7 @@
 //! ```text
 //! next header, 2 (length), PadN 1 0, 30, 18, then what an IPv4 label has behind its type and length
 //! ```
-//! A label stands nowhere else: an option 30 in any other place, shape or number makes the packet's label malformed.
+//! The kernel's fragments have it before their fragment header. A label stands nowhere else: an option 30 in any other place, shape or number makes the packet's label malformed.
 
 use super::label::{self, Label, LabelError};
 
