@@ -201,7 +201,7 @@ impl Netlink {
     /// those of other epochs. The node itself gets no key: the module derives that one from its own secret.
     ///
     /// # Errors
-    /// Refused if an address belongs to another node, or is not a unicast IPv4 address.
+    /// Refused if an address belongs to another node, or is not a unicast address of more than one link.
     pub fn node_set(
         &mut self,
         snid: u32,

@@ -81,7 +81,7 @@ pub async fn join(
     };
     let channel = tls::connect(&token.servers, &strangers).await?;
     let addresses = match addresses {
-        [] => vec![own_address(token).await.map_err(JoinError::Address)?],
+        [] => own_addresses(token).await.map_err(JoinError::Address)?,
         given => given.to_vec(),
     };
     let request = JoinRequest {
@@ -151,8 +151,9 @@ fn check(
     Ok((node, credentials, anchor_der))
 }
 
-/// The address by which this node reaches the first server that it can find a way to. No packet is sent.
-async fn own_address(token: &JoinToken) -> std::io::Result<IpAddr> {
+/// The addresses by which this node reaches the first server that it can find a way to: one of IPv4 and one of IPv6 if
+/// both lead there. One that is good on one link only is none. No packet is sent.
+async fn own_addresses(token: &JoinToken) -> std::io::Result<Vec<IpAddr>> {
     let mut last = std::io::Error::other("the token names no server");
     for server in &token.servers {
         let targets = match tokio::net::lookup_host((server.host(), server.port())).await {
@@ -162,11 +163,19 @@ async fn own_address(token: &JoinToken) -> std::io::Result<IpAddr> {
                 continue;
             }
         };
+        let mut own: Vec<IpAddr> = Vec::new();
         for target in targets {
             match toward(target).await {
-                Ok(address) => return Ok(address),
+                Ok(IpAddr::V6(address)) if address.is_unicast_link_local() => {}
+                Ok(address) if own.iter().all(|a| a.is_ipv4() != address.is_ipv4()) => {
+                    own.push(address);
+                }
+                Ok(_) => {}
                 Err(error) => last = error,
             }
+        }
+        if !own.is_empty() {
+            return Ok(own);
         }
     }
     Err(last)

@@ -54,7 +54,8 @@ struct Join {
     /// Where to keep the node's credentials and state
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
     dir: PathBuf,
-    /// An address of this node; repeat for more. By default the one by which it reaches the server
+    /// An address of this node, IPv4 or IPv6; repeat for more. What goes to or comes from one that is not named is outside.
+    /// By default those by which it reaches the server
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
 }

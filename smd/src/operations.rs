@@ -194,25 +194,8 @@ impl Outcome {
 /// Brings the module's node map and keys to what is wanted. Nodes that go, or whose addresses others want, go first;
 /// keys are switched to last, when everybody's is there. A node that the module refuses costs no other its place: it
 /// is told of when all is done.
-///
-/// The module labels IPv4 only: a node without such an address is outside for it, and is left out.
 fn set_peers(kernel: &mut dyn Kernel, own: u32, wanted: &Peers) -> Result<(), NetlinkError> {
-    let labelled: BTreeMap<u32, Vec<IpAddr>> = wanted
-        .map
-        .nodes
-        .iter()
-        .map(|(snid, addresses)| {
-            (
-                *snid,
-                addresses
-                    .iter()
-                    .copied()
-                    .filter(IpAddr::is_ipv4)
-                    .collect::<Vec<_>>(),
-            )
-        })
-        .filter(|(_, addresses)| !addresses.is_empty())
-        .collect();
+    let labelled = &wanted.map.nodes;
     let owners: BTreeMap<IpAddr, u32> = labelled
         .iter()
         .flat_map(|(snid, addresses)| addresses.iter().map(|address| (*address, *snid)))
@@ -230,7 +213,7 @@ fn set_peers(kernel: &mut dyn Kernel, own: u32, wanted: &Peers) -> Result<(), Ne
         kernel.set_key(keys.epoch, Some(&keys.secret), false)?;
     }
     let mut refused = Ok(());
-    for (snid, addresses) in &labelled {
+    for (snid, addresses) in labelled {
         // The module derives the key to itself from its own secret.
         let keys = wanted.keys.as_ref().filter(|_| *snid != own);
         let key = keys.and_then(|keys| {

@@ -64,15 +64,16 @@ async fn node_joins_and_its_kernel_learns_who_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn node_that_the_module_cannot_label_costs_no_other_its_place() {
+async fn nodes_of_both_families_are_in_the_map() {
     let cluster = Cluster::start().await;
     let munster = cluster.node("munster", "192.0.2.1").await;
     let six = cluster.node("six", "2001:db8::6").await;
     let colby = cluster.node("colby", "192.0.2.2").await;
     for node in [&munster, &six, &colby] {
-        until("the kernel knows the nodes that have IPv4", async || {
+        until("the kernel knows the nodes", async || {
             let state = node.kernel.state();
-            (state.nodes.keys().copied().collect::<Vec<_>>() == [1, 3] && state.active_epoch == 1)
+            (state.nodes.keys().copied().collect::<Vec<_>>() == [1, 2, 3]
+                && state.active_epoch == 1)
                 .then_some(())
         })
         .await;

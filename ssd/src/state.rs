@@ -600,8 +600,11 @@ impl State {
             });
         }
         for &address in &unique {
-            let no_host =
-                matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0 || v4.octets()[0] >= 224);
+            // A link-local address may be another node's on another link.
+            let no_host = match address {
+                IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 224,
+                IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            };
             if address.is_unspecified()
                 || address.is_multicast()
                 || address.is_loopback()
