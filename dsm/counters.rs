@@ -23,6 +23,8 @@ pub(crate) enum Event {
     Adopted,
     /// The state of a socket could not be kept.
     Lost,
+    /// A packet was kept from leaving, for a reason that is counted, too.
+    OutRefused,
     /// One for each reason: refused.
     Refused,
 }
@@ -41,6 +43,7 @@ const NAMES: [&str; REFUSED as usize] = [
     "in-kernel",
     "socket-adopted",
     "socket-lost",
+    "out-refused",
 ];
 
 /// It has happened once more.

@@ -21,14 +21,86 @@ const HOOK: &str = "socket_sock_rcv_skb";
 #[inline]
 pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -> Verdict {
     let generation = state::generation();
+    if packet.is_raw() {
+        return raw(sock, packet, generation, held);
+    }
     let socket = sockets::get(sock, held);
-    if socket.is_some_and(|socket| is_known(socket, generation, packet)) {
+    // As of this flow: whoever begins another one meanwhile makes the verdict worthless.
+    let era = socket.map_or(generation, |socket| socket.era(generation));
+    if socket.is_some_and(|socket| is_known(socket, era, packet)) {
+        counters::add(if !packet.has_options() {
+            Event::InUnlabelled
+        } else {
+            Event::InLabelled
+        });
         return Ok(());
     }
     if is_open(generation) {
         return Ok(());
     }
-    judge(socket, packet, generation)
+    judge(sock, socket, packet, [generation, era])
+}
+
+/// What a process' raw or ICMP socket receives is judged as datagrams from the sender to the
+/// socket's owner; the default zone's sees all, as a packet socket of its does.
+#[inline(never)]
+fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>) -> Verdict {
+    let owner = sockets::owner(sock, held);
+    if owner.0 <= ScId::DEFAULT.0 || is_open(generation) {
+        return Ok(());
+    }
+    let (source, fault) = sender(packet);
+    policy::with(|policy, _| {
+        let target = Peer {
+            scid: owner,
+            snid: nodes::own(),
+        };
+        let decision = match (fault, policy) {
+            (Some(reason), _) => refuse(policy, reason),
+            (None, _) if source.scid == ScId::KERNEL && packet.is_icmp_reply() => Decision::PERMIT,
+            (None, Some(policy)) if source != Peer::OUTSIDE => {
+                let hosting = policy.hosting(source.snid, source.scid);
+                if hosting.is_refusal() {
+                    hosting
+                } else {
+                    datagram(policy, packet, source, target)
+                }
+            }
+            _ => decide(policy, owner, |policy| {
+                datagram(policy, packet, source, target)
+            }),
+        };
+        told(decision, packet, source, target)
+    })
+}
+
+/// The decision on a datagram.
+fn datagram(policy: &Policy<'_>, packet: &Packet<'_>, source: Peer, target: Peer) -> Decision {
+    if packet.to_group() && source == Peer::OUTSIDE {
+        policy.network_multicast(source, target)
+    } else {
+        policy.network_datagram(source, target)
+    }
+}
+
+/// Carries out the decision on a packet.
+fn told(decision: Decision, packet: &Packet<'_>, source: Peer, target: Peer) -> Verdict {
+    carry_out(
+        decision,
+        &Question {
+            class: Class::Network,
+            permission: match packet.protocol() {
+                TCP if !packet.is_raw() => "connect",
+                _ if packet.to_group() => "multicast",
+                _ => "send",
+            },
+            hook: HOOK,
+            source,
+            target,
+            flow: Some(&packet.flow()),
+        },
+    )
+    .map(drop)
 }
 
 /// Whether such a packet was the last one that the socket was let have.
@@ -121,7 +193,13 @@ fn sender(packet: &Packet<'_>) -> (Peer, Option<Reason>) {
 }
 
 #[inline(never)]
-fn judge(socket: Option<&Socket>, packet: &Packet<'_>, generation: u64) -> Verdict {
+fn judge(
+    sock: SockRef<'_>,
+    socket: Option<&Socket>,
+    packet: &Packet<'_>,
+    [generation, era]: [u64; 2],
+) -> Verdict {
+    let lost = socket.is_none() && sockets::is_lost(sock);
     let owner = sockets::owner_of(socket);
     if owner.is_exempt() {
         return Ok(());
@@ -132,7 +210,11 @@ fn judge(socket: Option<&Socket>, packet: &Packet<'_>, generation: u64) -> Verdi
             Some(socket) => socket.scid(policy, generation, packet.protocol(), packet.dport()),
             None => sockets::scid_of_port(policy, owner, packet.protocol(), packet.dport()),
         };
-        let decision = weigh(policy, socket, packet, source, fault, [scid, owner]);
+        let decision = if lost {
+            refuse(policy, Reason::NoMemory)
+        } else {
+            weigh(policy, socket, packet, source, fault, [scid, owner])
+        };
         if !decision.is_refusal() {
             if source.scid == ScId::KERNEL {
                 counters::add(Event::InKernel);
@@ -144,30 +226,15 @@ fn judge(socket: Option<&Socket>, packet: &Packet<'_>, generation: u64) -> Verdi
                 Event::InLabelled
             });
             if let Some(socket) = socket {
-                remember(socket, generation, packet);
+                remember(socket, era, packet);
             }
             return Ok(());
         }
-        let permission = if packet.protocol() == TCP {
-            "connect"
-        } else {
-            "send"
+        let target = Peer {
+            scid,
+            snid: nodes::own(),
         };
-        carry_out(
-            decision,
-            &Question {
-                class: Class::Network,
-                permission,
-                hook: HOOK,
-                source,
-                target: Peer {
-                    scid,
-                    snid: nodes::own(),
-                },
-                flow: Some(&packet.flow()),
-            },
-        )
-        .map(drop)
+        told(decision, packet, source, target)
     })
 }
 
@@ -182,9 +249,6 @@ fn weigh(
 ) -> Decision {
     if let Some(reason) = fault {
         return refuse(policy, reason);
-    }
-    if socket.is_none() && sockets::any_lost() {
-        return refuse(policy, Reason::NoMemory);
     }
     if source.scid == ScId::KERNEL && packet.is_kernel_reply() {
         return Decision::PERMIT;
@@ -202,7 +266,7 @@ fn weigh(
         let target = Peer { scid, snid: own };
         decide(policy, scid, |policy| {
             let decision = if packet.protocol() != TCP {
-                policy.network_datagram(source, target)
+                datagram(policy, packet, source, target)
             } else {
                 flow(policy, socket, packet, source, target)
             };
@@ -223,11 +287,15 @@ fn weigh(
     if decision.is_refusal() || packet.protocol() != TCP || packet.is_listening() {
         return decision;
     }
-    match (socket, policy) {
-        (Some(socket), Some(_)) if source != Peer::OUTSIDE && !socket.bind_peer(source) => {
-            refuse(policy, Reason::NotBound)
-        }
-        _ => decision,
+    let bound = match (socket, policy) {
+        (Some(socket), Some(_)) if source == Peer::OUTSIDE => !socket.is_bound(),
+        (Some(socket), Some(_)) => socket.bind_peer(source),
+        _ => true,
+    };
+    if bound {
+        decision
+    } else {
+        refuse(policy, Reason::NotBound)
     }
 }
 

@@ -5,13 +5,17 @@
 //! Process context for most datagrams, softirq for most of TCP; RCU is held, may not sleep. A
 //! policy has no say: labels tell who sends, from the first key on.
 
+use super::socket::{egress, Way};
+use super::{carry_out, is_open, refuse, Question};
 use crate::counters::{self, Event};
-use crate::engine::{header6, Label, ScId};
+use crate::engine::{header6, Class, Label, Peer, Reason, ScId};
 use crate::state::sockets::{self, Socket};
-use crate::state::{self, nodes, tasks};
+use crate::state::{self, nodes, policy, tasks};
 use crate::sys::net::{words_of, words_of6, Departure, LabelWords, Packet, SockRef, TCP};
 use crate::sys::prf::KernelPrf;
 use crate::sys::ptrmap::Held;
+
+const HOOK: &str = "local_out";
 
 /// See above. Without a socket, it is the kernel that speaks.
 #[inline]
@@ -21,13 +25,26 @@ pub(crate) fn departure(
     held: &Held<'_>,
 ) -> Departure {
     let generation = state::generation();
+    if let (true, Some(sock)) = (packet.is_raw(), sock) {
+        return raw(sock, packet, generation, held);
+    }
     let socket = sock.and_then(|sock| sockets::get(sock, held));
     let scid = match sock {
         None => ScId::KERNEL,
-        Some(_) => {
+        Some(sock) => {
             let owner = sockets::owner_of(socket);
             if owner.is_exempt() {
                 return Departure::Bare;
+            }
+            if socket.is_none() && sockets::is_lost(sock) {
+                if let Some(drop) = refused(Reason::NoMemory, owner, packet, generation) {
+                    return drop;
+                }
+            }
+            if packet.is_routed() {
+                if let Some(drop) = refused(Reason::SourceRoute, owner, packet, generation) {
+                    return drop;
+                }
             }
             match speaker(packet, owner, held) {
                 Some(scid) => scid,
@@ -95,6 +112,72 @@ fn departure6(
             .set([generation, ports_scid, s0, s1, d0, d1, x, y, z]);
     }
     Departure::Label([x, y, z])
+}
+
+/// What a raw or ICMP socket sends says whose it is, whatever its header says otherwise. What it
+/// may send to is only known here: the header may name another destination than the call.
+#[inline(never)]
+fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>) -> Departure {
+    let owner = sockets::owner(sock, held);
+    let scid = match tasks::current(held) {
+        ScId::KERNEL => owner,
+        scid => scid,
+    };
+    if scid.is_exempt() || owner.is_exempt() {
+        return Departure::Bare;
+    }
+    if scid != ScId::DEFAULT && !is_open(generation) {
+        // A part of a packet has no label of its own: it could become a part of another zone's.
+        let fault = match packet {
+            _ if packet.is_fragment() => Some(Reason::NoLabel),
+            _ if packet.is_routed() => Some(Reason::SourceRoute),
+            _ => None,
+        };
+        if let Some(drop) = fault.and_then(|reason| refused(reason, scid, packet, generation)) {
+            return drop;
+        }
+        let outside = packet.to_group() || nodes::with(packet.daddr(), |node| node.is_none());
+        let way = if packet.to_group() {
+            Way::Group
+        } else {
+            Way::Datagram
+        };
+        if outside
+            && policy::with(|policy, _| egress(policy, scid, way, &packet.flow(), HOOK)).is_err()
+        {
+            counters::add(Event::OutRefused);
+            return Departure::Drop;
+        }
+    }
+    match make(packet, scid) {
+        Some(words) if !packet.is_fragment() => Departure::Label(words),
+        _ => Departure::Bare,
+    }
+}
+
+/// What becomes of a packet that no rule can excuse; `None` if it goes nevertheless.
+#[cold]
+fn refused(reason: Reason, scid: ScId, packet: &Packet<'_>, generation: u64) -> Option<Departure> {
+    if is_open(generation) {
+        return None;
+    }
+    let flow = packet.flow();
+    let question = Question {
+        class: Class::Network,
+        permission: "send",
+        hook: HOOK,
+        source: Peer {
+            scid,
+            snid: nodes::own(),
+        },
+        target: Peer::OUTSIDE,
+        flow: Some(&flow),
+    };
+    let verdict = policy::with(|policy, _| carry_out(refuse(policy, reason), &question));
+    verdict.is_err().then(|| {
+        counters::add(Event::OutRefused);
+        Departure::Drop
+    })
 }
 
 /// Who speaks through a socket: for a stream its owner, for datagrams the process that sends.

@@ -10,6 +10,7 @@ pub(crate) mod departure;
 pub(crate) mod exec;
 pub(crate) mod option;
 pub(crate) mod socket;
+pub(crate) mod unix;
 
 use crate::audit::{self, Comm, Denial};
 use crate::counters;

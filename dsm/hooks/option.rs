@@ -57,6 +57,13 @@ pub(crate) fn set(view: &SockView<'_>, level: i32, name: i32) -> Verdict {
     }
 }
 
+/// Whether asking for the option receives data: TCP_ZEROCOPY_RECEIVE.
+pub(crate) fn receives(level: i32, name: i32) -> bool {
+    const IPPROTO_TCP: i32 = 6;
+    const TCP_ZEROCOPY_RECEIVE: i32 = 35;
+    level == IPPROTO_TCP && name == TCP_ZEROCOPY_RECEIVE
+}
+
 /// May the process see the option? A socket's room for labels is not its options.
 pub(crate) fn get(view: &SockView<'_>, level: i32, name: i32) -> Verdict {
     let shows = match (level, name) {

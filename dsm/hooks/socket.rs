@@ -6,9 +6,9 @@
 //! System calls: process context, may sleep, no lock held. Clone and free: any context. Without a
 //! policy everything goes ahead, on an enrolled node only what the management does.
 
-use super::{carry_out, decide, is_open, Grant, Question, Refused, Verdict};
+use super::{carry_out, decide, is_open, refuse, Grant, Question, Refused, Verdict};
 use crate::counters::{self, Event};
-use crate::engine::{Class, Flow, Peer, Policy, ScId, SocketPermission};
+use crate::engine::{Class, Flow, Peer, Policy, Reason, ScId, SocketPermission};
 use crate::state::sockets::{self, Role, Socket};
 use crate::state::{self, nodes, policy, tasks};
 use crate::sys::net::{Destination, Family, Receiver, Sleeper, SockRef, SockView, TCP};
@@ -23,8 +23,10 @@ const AF_NETLINK: i32 = 16;
 const AF_ALG: i32 = 38;
 const SOCK_STREAM: i32 = 1;
 const SOCK_DGRAM: i32 = 2;
+const IPPROTO_ICMP: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
+const IPPROTO_MPTCP: i32 = 262;
 
 type Answer = core::result::Result<Grant, Refused>;
 
@@ -61,24 +63,51 @@ fn access(
     )
 }
 
-/// Asks whether a zone may talk to machines that are no nodes.
-fn egress(policy: Option<&Policy<'_>>, subject: ScId, flow: &Flow, hook: &'static str) -> Answer {
-    let source = peer(subject);
-    let decision = decide(policy, subject, |policy| {
-        if flow.protocol == TCP {
-            policy.network_connect(source, Peer::OUTSIDE)
+/// How a zone talks to machines that are no nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a connection.
+    Connection,
+    /// By a datagram.
+    Datagram,
+    /// By a datagram to a multicast or broadcast address.
+    Group,
+}
+
+impl Way {
+    fn of(view: &SockView<'_>) -> Self {
+        if view.protocol() == TCP {
+            Self::Connection
+        } else if view.to_group() {
+            Self::Group
         } else {
-            policy.network_datagram(source, Peer::OUTSIDE)
+            Self::Datagram
         }
+    }
+}
+
+/// Asks whether a zone may talk to machines that are no nodes.
+pub(super) fn egress(
+    policy: Option<&Policy<'_>>,
+    subject: ScId,
+    way: Way,
+    flow: &Flow,
+    hook: &'static str,
+) -> Answer {
+    let source = peer(subject);
+    let decision = decide(policy, subject, |policy| match way {
+        Way::Connection => policy.network_connect(source, Peer::OUTSIDE),
+        Way::Datagram => policy.network_datagram(source, Peer::OUTSIDE),
+        Way::Group => policy.network_multicast(source, Peer::OUTSIDE),
     });
     carry_out(
         decision,
         &Question {
             class: Class::Network,
-            permission: if flow.protocol == TCP {
-                "connect"
-            } else {
-                "send"
+            permission: match way {
+                Way::Connection => "connect",
+                Way::Datagram => "send",
+                Way::Group => "multicast",
             },
             hook,
             source,
@@ -104,8 +133,9 @@ pub(crate) fn create(family: i32, kind: i32, protocol: i32, kern: bool) -> Verdi
     }
     let permission = match (family, kind, protocol) {
         (AF_UNIX | AF_NETLINK | AF_ALG, _, _) => return Ok(()),
-        (AF_INET | AF_INET6, SOCK_STREAM, 0 | IPPROTO_TCP)
-        | (AF_INET | AF_INET6, SOCK_DGRAM, 0 | IPPROTO_UDP) => SocketPermission::Create,
+        (AF_INET | AF_INET6, SOCK_STREAM, 0 | IPPROTO_TCP | IPPROTO_MPTCP)
+        | (AF_INET | AF_INET6, SOCK_DGRAM, 0 | IPPROTO_UDP)
+        | (AF_INET, SOCK_DGRAM, IPPROTO_ICMP) => SocketPermission::Create,
         _ => SocketPermission::CreateUnmediated,
     };
     let subject = ptrmap::read(tasks::current);
@@ -115,6 +145,28 @@ pub(crate) fn create(family: i32, kind: i32, protocol: i32, kern: bool) -> Verdi
     policy::with(|policy, _| {
         access(policy, subject, subject, permission, "socket_create", None).map(drop)
     })
+}
+
+/// May the process go on using a socket that it takes a permission of its own to make? Asked with
+/// each call: the policy may have withdrawn it since.
+pub(crate) fn unmediated(hook: &'static str) -> Verdict {
+    let subject = ptrmap::read(tasks::current);
+    if subject.0 <= ScId::DEFAULT.0 || is_open(state::generation()) {
+        return Ok(());
+    }
+    let permission = SocketPermission::CreateUnmediated;
+    policy::with(|policy, _| access(policy, subject, subject, permission, hook, None).map(drop))
+}
+
+/// A socket has been made that is neither TCP nor UDP.
+pub(crate) fn created_other(sock: SockRef<'_>, kern: bool) -> Result {
+    let _inside = ptrmap::read(|_| Sleeper::enter());
+    let owner = if kern {
+        ScId::KERNEL
+    } else {
+        ptrmap::read(tasks::current)
+    };
+    sockets::own(sock, owner, Context::Process)
 }
 
 /// A socket has been made; the kernel's own are its own.
@@ -132,6 +184,14 @@ pub(crate) fn created(sock: SockRef<'_>, kern: bool) -> Result {
 /// A socket has been cloned from a listener. Softirq.
 pub(crate) fn cloned(parent: SockRef<'_>, child: SockRef<'_>) {
     if sockets::clone(parent, child).is_err() {
+        counters::add(Event::Lost);
+    }
+}
+
+/// The same for a socket that is neither TCP nor UDP.
+pub(crate) fn cloned_other(parent: SockRef<'_>, child: SockRef<'_>) {
+    let owner = ptrmap::read(|held| sockets::owner(parent, held));
+    if sockets::own(child, owner, Context::Atomic).is_err() {
         counters::add(Event::Lost);
     }
 }
@@ -157,19 +217,37 @@ fn is_labelling(destination: Destination) -> bool {
     !nodes::own().is_none() && goes_outside(destination) == Some(false)
 }
 
-/// A kernel-made socket is a part of a process' one.
-pub(crate) fn adopt_part(whole: SockRef<'_>, part: SockRef<'_>) {
-    ptrmap::read(|held| {
-        let owner = sockets::owner_of(sockets::get(whole, held));
-        if let Some(part) = sockets::get(part, held) {
-            part.give_to(owner);
-        }
-    });
+/// A kernel-made socket is a part of a process' one; a part connects, unless it is seen to wait
+/// for connections. `reserve` makes room for labels. Sleeps.
+pub(crate) fn adopt_part(
+    whole: SockRef<'_>,
+    part: SockRef<'_>,
+    reserve: impl FnOnce(Sleeper) -> Result,
+) -> Result {
+    let sleeper = ptrmap::read(|held| {
+        let owner = sockets::owner(whole, held);
+        let Some(part) = sockets::get(part, held) else {
+            return Err(ENOMEM);
+        };
+        part.give_to(owner);
+        part.begin(Role::Active);
+        let wanted = !owner.is_exempt()
+            && !nodes::own().is_none()
+            && !state::is_closing()
+            && part.to_reserve(Family::V4);
+        Ok(wanted.then(Sleeper::enter))
+    })?;
+    match sleeper {
+        Some(sleeper) => reserve(sleeper),
+        None => Ok(()),
+    }
 }
 
 /// A socket that is older than the module is the default zone's from its first call on. Sleeps.
 fn adopt(view: &SockView<'_>) {
-    if ptrmap::read(|held| sockets::get(view.sock(), held).is_some()) || sockets::any_lost() {
+    if ptrmap::read(|held| sockets::get(view.sock(), held).is_some())
+        || sockets::is_lost(view.sock())
+    {
         return;
     }
     let _inside = ptrmap::read(|_| Sleeper::enter());
@@ -215,6 +293,27 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
+    /// Whose the socket is could not be kept.
+    #[cold]
+    fn refuse(
+        &self,
+        policy: Option<&Policy<'_>>,
+        permission: SocketPermission,
+        flow: &Flow,
+    ) -> Answer {
+        carry_out(
+            refuse(policy, Reason::NoMemory),
+            &Question {
+                class: Class::Socket,
+                permission: permission.name(),
+                hook: self.hook,
+                source: peer(self.subject),
+                target: peer(ScId::DEFAULT),
+                flow: Some(flow),
+            },
+        )
+    }
+
     /// Asks for a permission on the socket that it is on a port; for `egress_too`, also whether
     /// the call's destination may be outside.
     fn ask(&self, permission: SocketPermission, port: u16, egress_too: bool) -> Answer {
@@ -224,6 +323,9 @@ impl Call<'_> {
         let view = self.view;
         let flow = view.flow();
         policy::with(|policy, _| {
+            if self.socket.is_none() && sockets::is_lost(view.sock()) {
+                return self.refuse(policy, permission, &flow);
+            }
             let target = match self.socket {
                 Some(socket) => socket.scid(policy, self.generation, view.protocol(), port),
                 None => sockets::scid_of_port(policy, ScId::DEFAULT, view.protocol(), port),
@@ -239,7 +341,7 @@ impl Call<'_> {
             if !egress_too || goes_outside(view.destination()) != Some(true) {
                 return Ok(on_socket);
             }
-            let outside = egress(policy, self.subject, &flow, self.hook)?;
+            let outside = egress(policy, self.subject, Way::of(view), &flow, self.hook)?;
             Ok(if on_socket == Grant::ByRight {
                 outside
             } else {
@@ -276,7 +378,7 @@ pub(crate) fn bind(view: &SockView<'_>) -> Verdict {
 /// May the process connect the socket to the address? From here on the socket is the active side
 /// of its flow.
 pub(crate) fn connect(view: &SockView<'_>) -> Verdict {
-    if view.destination() == Destination::None {
+    if view.destination() == Destination::None || view.is_unspec() {
         // It is being disconnected.
         return Ok(());
     }
@@ -329,8 +431,8 @@ fn receive_words(generation: u64, subject: ScId, port: u16) -> [u64; 2] {
 }
 
 /// May the process receive through the socket?
-pub(crate) fn receive(view: &SockView<'_>) -> Verdict {
-    with_call(view, "socket_recvmsg", |call| {
+pub(crate) fn receive(view: &SockView<'_>, hook: &'static str) -> Verdict {
+    with_call(view, hook, |call| {
         let grant = call.ask(SocketPermission::Receive, view.local_port(), false)?;
         if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
             socket.received.set(receive_words(
@@ -349,7 +451,8 @@ pub(crate) fn receive(view: &SockView<'_>) -> Verdict {
 pub(crate) fn may_send(view: &SockView<'_>, held: &Held<'_>) -> bool {
     sockets::get(view.sock(), held).is_some_and(|socket| {
         let subject = tasks::current(held);
-        let words = send_words(state::generation(), subject, view);
+        let era = socket.era(state::generation());
+        let words = send_words(era, subject, view);
         let known = match view.words6() {
             None => socket.sent.is(&words),
             Some(address) => socket.sent.is(&send_words6(words, address)),
@@ -376,13 +479,14 @@ pub(crate) fn send(view: &SockView<'_>) -> Verdict {
     }
     adopt(view);
     with_call(view, "socket_sendmsg", |call| {
+        let era = call.socket.map(|socket| socket.era(call.generation));
         // An accepted connection was let in by its peer's permission, not by ours.
         let passive = call
             .socket
             .is_some_and(|socket| socket.role() == Role::Passive);
         let grant = call.ask(SocketPermission::Send, view.local_port(), !passive)?;
-        if let (Some(socket), Grant::ByRight) = (call.socket, grant) {
-            let words = send_words(call.generation, call.subject, view);
+        if let (Some(socket), Some(era), Grant::ByRight) = (call.socket, era, grant) {
+            let words = send_words(era, call.subject, view);
             match view.words6() {
                 None => socket.sent.set(words),
                 Some(address) => socket.sent.set(send_words6(words, address)),

@@ -8,7 +8,7 @@ use crate::sys::net::{Family, HeldSock, SockRef};
 use crate::sys::ptrmap::{self, Context, Held, PtrMap};
 use crate::sys::seqcell::SeqCell;
 use crate::sys::sockets as live;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use kernel::prelude::*;
 
 /// Which side of its TCP connections a socket is.
@@ -32,6 +32,8 @@ pub(crate) struct Socket {
     role: AtomicU32,
     // The label that the flow's peer has shown: ScID << 32 | SnID; 0 before the first.
     peer: AtomicU64,
+    // Rises with each flow that it has had.
+    era: AtomicU64,
     // Whether a reference may be taken: not while a clone is being made.
     live: AtomicBool,
     // The families that room for labels has been asked for, successfully or not.
@@ -49,18 +51,27 @@ pub(crate) struct Socket {
 
 static SOCKETS: PtrMap<Socket, { live::BITS }> = PtrMap::new();
 
-/// Set once an entry could not be made where nobody can be told: sockets without one may then be
-/// somebody else's than the default zone's.
-static LOST: AtomicBool = AtomicBool::new(false);
+/// Whose the sockets are that are neither TCP nor UDP, and not the default zone's.
+static OTHERS: PtrMap<ScId, 12> = PtrMap::new();
+
+/// Sockets whose entry could not be made where nobody can be told: what they are is not known, and
+/// nothing passes through them. Zero is a free place.
+static LOST: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
+/// How many there are in [`LOST`].
+static LOST_COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Set once there was no place: every socket without an entry may then be one of them.
+static LOST_MANY: AtomicBool = AtomicBool::new(false);
 
 /// Makes the table.
 pub(crate) fn init() -> Result {
-    SOCKETS.init()
+    OTHERS.init()?;
+    SOCKETS.init().inspect_err(|_| OTHERS.destroy())
 }
 
 /// Frees the table; no hook runs any more.
 pub(crate) fn exit() {
     SOCKETS.destroy();
+    OTHERS.destroy();
 }
 
 /// How many sockets have an entry.
@@ -74,9 +85,40 @@ pub(crate) fn get<'a>(sock: SockRef<'_>, held: &'a Held<'_>) -> Option<&'a Socke
     SOCKETS.get(sock.key(), held)
 }
 
-/// Whether a socket without an entry can be told from one whose entry was lost.
-pub(crate) fn any_lost() -> bool {
-    LOST.load(Ordering::Relaxed)
+/// Whether a socket has no entry because there was no memory for it.
+pub(crate) fn is_lost(sock: SockRef<'_>) -> bool {
+    LOST_MANY.load(Ordering::Relaxed)
+        || (LOST_COUNT.load(Ordering::Relaxed) != 0
+            && LOST
+                .iter()
+                .any(|key| key.load(Ordering::Relaxed) == sock.key()))
+}
+
+#[cold]
+fn lose(sock: SockRef<'_>) {
+    let place = LOST.iter().find(|place| {
+        place
+            .compare_exchange(0, sock.key(), Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    });
+    match place {
+        Some(_) => {
+            LOST_COUNT.fetch_add(1, Ordering::Relaxed);
+        }
+        None => LOST_MANY.store(true, Ordering::Relaxed),
+    }
+}
+
+#[cold]
+fn forget_lost(sock: SockRef<'_>) {
+    for place in &LOST {
+        if place
+            .compare_exchange(sock.key(), 0, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            LOST_COUNT.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Makes the entry of a new socket.
@@ -96,12 +138,38 @@ pub(crate) fn clone(parent: SockRef<'_>, child: SockRef<'_>) -> Result {
     });
     SOCKETS
         .insert(child.key(), new, Context::Atomic)
-        .inspect_err(|_| LOST.store(true, Ordering::Relaxed))
+        .inspect_err(|_| lose(child))
 }
 
 /// A socket is no more.
 pub(crate) fn forget(sock: SockRef<'_>) {
     SOCKETS.remove(sock.key());
+    if OTHERS.count() != 0 {
+        OTHERS.remove(sock.key());
+    }
+    if LOST_COUNT.load(Ordering::Relaxed) != 0 {
+        forget_lost(sock);
+    }
+}
+
+/// Notes whose a socket is that nothing else has to be known of. Most are the default zone's, and
+/// need no entry.
+pub(crate) fn own(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
+    if owner == ScId::DEFAULT {
+        return Ok(());
+    }
+    OTHERS.insert(sock.key(), owner, context)
+}
+
+/// Whose a socket is, of whatever kind.
+pub(crate) fn owner(sock: SockRef<'_>, held: &Held<'_>) -> ScId {
+    match get(sock, held) {
+        Some(socket) => socket.owner(),
+        None => OTHERS
+            .get(sock.key(), held)
+            .copied()
+            .unwrap_or(ScId::DEFAULT),
+    }
 }
 
 /// Whose a socket is.
@@ -139,6 +207,7 @@ impl Socket {
             owner: AtomicU32::new(owner.0),
             role: AtomicU32::new(Role::Unknown as u32),
             peer: AtomicU64::new(0),
+            era: AtomicU64::new(0),
             live: AtomicBool::new(live),
             reserved: AtomicU8::new(0),
             label: SeqCell::new(),
@@ -169,8 +238,10 @@ impl Socket {
         }
     }
 
-    /// It connects, or waits for connections; its old flow, if any, is over.
+    /// It connects, or waits for connections; its old flow, if any, is over, and what is remembered
+    /// of it is worth nothing.
     pub(crate) fn begin(&self, role: Role) {
+        self.era.fetch_add(1 << 48, Ordering::Relaxed);
         self.role.store(role as u32, Ordering::Relaxed);
         self.peer.store(0, Ordering::Relaxed);
     }
@@ -183,11 +254,23 @@ impl Socket {
         self.live.store(true, Ordering::Release);
     }
 
+    /// A generation as this socket's cells remember it: another one in each of its flows. To be read
+    /// before anything that is decided on.
+    #[inline(always)]
+    pub(crate) fn era(&self, generation: u64) -> u64 {
+        generation ^ (self.era.load(Ordering::Relaxed) & !V6)
+    }
+
     /// Whether room for labels of a family has to be asked for; says so once.
     pub(crate) fn to_reserve(&self, family: Family) -> bool {
         let bit = family as u8;
         self.reserved.load(Ordering::Relaxed) & bit == 0
             && self.reserved.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// Whether the flow's peer has shown a label.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.peer.load(Ordering::Relaxed) != 0
     }
 
     /// Binds the flow to the label that its peer shows; false if it was bound to another one.

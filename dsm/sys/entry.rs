@@ -4,11 +4,11 @@
 //! the answer into an errno. No policy here, and no loop.
 
 use super::bindings;
-use super::net::{Departure, Packet, Receiver, SockRef, SockView};
+use super::net::{self, Departure, Packet, Receiver, SockRef, SockView};
 use super::ptrmap::{self, Context, Held};
 use super::task::{Program, TaskRef};
 use crate::engine::ScId;
-use crate::hooks::{arrival, departure, exec, option, socket, Verdict};
+use crate::hooks::{arrival, departure, exec, option, socket, unix, Verdict};
 use crate::state::tasks;
 use core::net::IpAddr;
 use core::ptr::null;
@@ -49,6 +49,40 @@ unsafe fn on_socket(
     }
 }
 
+/// The same for a call that takes a permission on sockets that cannot be labelled, too.
+///
+/// # Safety
+///
+/// As [`on_socket`].
+#[inline(always)]
+unsafe fn on_any_socket(
+    sock: *const bindings::socket,
+    address: (*const bindings::sockaddr, c_int),
+    hook: &'static str,
+    ask: impl FnOnce(&SockView<'_>) -> Verdict,
+) -> c_int {
+    // SAFETY: by the caller's promise.
+    match ptrmap::read(|held| unsafe { SockView::from_raw(sock, (null(), 0), address, held) }) {
+        Some(view) => errno(ask(&view), EACCES),
+        // SAFETY: by the caller's promise.
+        None => unsafe { on_other(sock, hook) },
+    }
+}
+
+/// A call on a socket that is neither TCP nor UDP.
+///
+/// # Safety
+///
+/// The socket is that of a hook that is running.
+unsafe fn on_other(sock: *const bindings::socket, hook: &'static str) -> c_int {
+    // SAFETY: by the caller's promise.
+    if unsafe { net::is_unmediated(sock) } {
+        errno(socket::unmediated(hook), EACCES)
+    } else {
+        0
+    }
+}
+
 /// No address.
 const NOWHERE: (*const bindings::sockaddr, c_int) = (null(), 0);
 
@@ -62,6 +96,25 @@ unsafe fn mediated<'a>(sk: *const bindings::sock) -> Option<SockRef<'a>> {
     let sk = unsafe { bindings::dsm_sock_mediated(sk) };
     // SAFETY: by the caller's promise.
     (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) })
+}
+
+/// May the process receive through a socket?
+///
+/// # Safety
+///
+/// The socket is that of a hook that is running.
+#[inline(always)]
+unsafe fn may_receive(sock: *const bindings::socket, hook: &'static str) -> c_int {
+    // SAFETY: by the caller's promise.
+    let Some(receiver) = (unsafe { Receiver::from_raw(sock) }) else {
+        // SAFETY: as above.
+        return unsafe { on_other(sock, hook) };
+    };
+    if ptrmap::read(|held| socket::may_receive(&receiver, held)) {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { on_socket(sock, NOWHERE, EACCES, |view| socket::receive(view, hook)) }
 }
 
 /// An attribute's name.
@@ -154,6 +207,10 @@ entries! {
         level: c_int,
         optname: c_int,
     ) -> c_int {
+        if option::receives(level, optname) {
+            // SAFETY: the hook's argument.
+            return unsafe { may_receive(sock, "socket_getsockopt") };
+        }
         // SAFETY: the hook's arguments.
         unsafe {
             on_socket(sock, NOWHERE, ENOPROTOOPT, |view| {
@@ -167,6 +224,9 @@ entries! {
         if let (Some(parent), true) = (unsafe { mediated(sk) }, !newsk.is_null()) {
             // SAFETY: as above.
             socket::cloned(parent, unsafe { SockRef::from_raw(newsk) });
+        } else if !newsk.is_null() {
+            // SAFETY: as above.
+            unsafe { socket::cloned_other(SockRef::from_raw(sk), SockRef::from_raw(newsk)) };
         }
     }
 
@@ -179,7 +239,7 @@ entries! {
             // SAFETY: the request is that of the socket, and lives while the hook runs.
             let mut from = [0; 16];
             // SAFETY: as above; there is room for 16 bytes.
-            let len = unsafe { bindings::dsm_request_peer(req, from.as_mut_ptr()) };
+            let len = unsafe { bindings::dsm_request_peer(newsk, req, from.as_mut_ptr()) };
             let [a, b, c, d, ..] = from;
             let from = match len {
                 4 => Some(IpAddr::from([a, b, c, d])),
@@ -193,8 +253,62 @@ entries! {
 
     fn dsm_hook_mptcp_add_subflow(sk: *mut bindings::sock, ssk: *mut bindings::sock) -> c_int {
         // SAFETY: both live while one becomes a part of the other.
-        unsafe { socket::adopt_part(SockRef::from_raw(sk), SockRef::from_raw(ssk)) };
-        0
+        let (whole, part) = unsafe { (SockRef::from_raw(sk), SockRef::from_raw(ssk)) };
+        // SAFETY: a part is a TCP socket, and locked by the hook's caller.
+        let reserve = |sleeper| unsafe { part.reserve_locked(sleeper) };
+        status(socket::adopt_part(whole, part, reserve))
+    }
+
+    fn dsm_hook_unix_stream_connect(
+        _sock: *mut bindings::sock,
+        other: *mut bindings::sock,
+        newsk: *mut bindings::sock,
+    ) -> c_int {
+        // SAFETY: the hook's arguments; the new socket is not shown to anybody yet.
+        let (other, newsk) = unsafe { (SockRef::from_raw(other), SockRef::from_raw(newsk)) };
+        errno(unix::connect(other, newsk), EACCES)
+    }
+
+    fn dsm_hook_unix_may_send(
+        _sock: *mut bindings::socket,
+        other: *mut bindings::socket,
+    ) -> c_int {
+        if other.is_null() {
+            // It is being closed.
+            return ECONNREFUSED.to_errno();
+        }
+        // SAFETY: the hook's argument.
+        match unsafe { net::sock_of(other) } {
+            Some(other) => errno(unix::send(other), EACCES),
+            None => ECONNREFUSED.to_errno(),
+        }
+    }
+
+    fn dsm_hook_file_receive(file: *mut bindings::file) -> c_int {
+        // SAFETY: the hook's argument.
+        let socket = unsafe { bindings::dsm_file_socket(file) };
+        if socket.is_null() {
+            return 0;
+        }
+        // SAFETY: the file holds its socket.
+        match unsafe { net::sock_of(socket) } {
+            Some(sock) => errno(unix::take(sock), EACCES),
+            None => 0,
+        }
+    }
+
+    fn dsm_hook_file_permission(file: *mut bindings::file, mask: c_int) -> c_int {
+        const MAY_READ: c_int = 4;
+        if mask & MAY_READ == 0 {
+            return 0;
+        }
+        // SAFETY: the hook's argument.
+        let socket = unsafe { bindings::dsm_file_socket(file) };
+        if socket.is_null() {
+            return 0;
+        }
+        // SAFETY: the file holds its socket.
+        unsafe { may_receive(socket, "file_permission") }
     }
 
     fn dsm_hook_socket_create(
@@ -218,7 +332,11 @@ entries! {
             SockView::from_raw(sock, (null(), 0), NOWHERE, held)
         }) {
             Some(view) => status(socket::created(view.sock(), kern != 0)),
-            None => 0,
+            // SAFETY: the hook's argument.
+            None => match unsafe { net::sock_of(sock) } {
+                Some(sock) => status(socket::created_other(sock, kern != 0)),
+                None => 0,
+            },
         }
     }
 
@@ -228,7 +346,7 @@ entries! {
         len: c_int,
     ) -> c_int {
         // SAFETY: the hook's arguments; the address is the kernel's copy.
-        unsafe { on_socket(sock, (address, len), EACCES, socket::bind) }
+        unsafe { on_any_socket(sock, (address, len), "socket_bind", socket::bind) }
     }
 
     fn dsm_hook_socket_connect(
@@ -237,12 +355,12 @@ entries! {
         len: c_int,
     ) -> c_int {
         // SAFETY: the hook's arguments; the address is the kernel's copy.
-        unsafe { on_socket(sock, (address, len), EACCES, socket::connect) }
+        unsafe { on_any_socket(sock, (address, len), "socket_connect", socket::connect) }
     }
 
     fn dsm_hook_socket_listen(sock: *mut bindings::socket, _backlog: c_int) -> c_int {
         // SAFETY: the hook's arguments.
-        unsafe { on_socket(sock, NOWHERE, EACCES, socket::listen) }
+        unsafe { on_any_socket(sock, NOWHERE, "socket_listen", socket::listen) }
     }
 
     fn dsm_hook_socket_accept(
@@ -250,7 +368,7 @@ entries! {
         _newsock: *mut bindings::socket,
     ) -> c_int {
         // SAFETY: the hook's arguments.
-        unsafe { on_socket(sock, NOWHERE, EACCES, socket::accept) }
+        unsafe { on_any_socket(sock, NOWHERE, "socket_accept", socket::accept) }
     }
 
     fn dsm_hook_socket_sendmsg(
@@ -261,11 +379,13 @@ entries! {
         let view = ptrmap::read(|held| {
             // SAFETY: the hook's arguments; the message's address is the kernel's copy.
             let view = unsafe { SockView::from_raw(sock, (msg, size), NOWHERE, held) }?;
-            (!socket::may_send(&view, held)).then_some(view)
+            Some((!socket::may_send(&view, held)).then_some(view))
         });
         match view {
-            Some(view) => errno(socket::send(&view), EACCES),
-            None => 0,
+            Some(Some(view)) => errno(socket::send(&view), EACCES),
+            Some(None) => 0,
+            // SAFETY: the hook's argument.
+            None => unsafe { on_other(sock, "socket_sendmsg") },
         }
     }
 
@@ -276,14 +396,7 @@ entries! {
         _flags: c_int,
     ) -> c_int {
         // SAFETY: the hook's argument.
-        let Some(receiver) = (unsafe { Receiver::from_raw(sock) }) else {
-            return 0;
-        };
-        if ptrmap::read(|held| socket::may_receive(&receiver, held)) {
-            return 0;
-        }
-        // SAFETY: the hook's argument.
-        unsafe { on_socket(sock, NOWHERE, EACCES, socket::receive) }
+        unsafe { may_receive(sock, "socket_recvmsg") }
     }
 
     fn dsm_hook_socket_sock_rcv_skb(

@@ -33,6 +33,10 @@ struct task_struct;
 	H(sk_clone_security)					\
 	H(inet_csk_clone)					\
 	H(mptcp_add_subflow)					\
+	H(unix_stream_connect)					\
+	H(unix_may_send)					\
+	H(file_receive)						\
+	H(file_permission)					\
 	H(socket_create)					\
 	H(socket_post_create)					\
 	H(socket_bind)						\
@@ -56,6 +60,10 @@ int dsm_hook_socket_getsockopt(struct socket *sock, int level, int optname);
 void dsm_hook_sk_clone_security(const struct sock *sk, struct sock *newsk);
 void dsm_hook_inet_csk_clone(struct sock *newsk, const struct request_sock *req);
 int dsm_hook_mptcp_add_subflow(struct sock *sk, struct sock *ssk);
+int dsm_hook_unix_stream_connect(struct sock *sock, struct sock *other, struct sock *newsk);
+int dsm_hook_unix_may_send(struct socket *sock, struct socket *other);
+int dsm_hook_file_receive(struct file *file);
+int dsm_hook_file_permission(struct file *file, int mask);
 int dsm_hook_socket_create(int family, int type, int protocol, int kern);
 int dsm_hook_socket_post_create(struct socket *sock, int family, int type, int protocol, int kern);
 int dsm_hook_socket_bind(struct socket *sock, struct sockaddr *address, int addrlen);

@@ -4,6 +4,10 @@
  * into packets on their way out. What the label says and whether there is one is Rust's matter;
  * nothing here reads a policy.
  */
+#include <linux/fs.h>
+#include <linux/icmp.h>
+#include <linux/igmp.h>
+#include <linux/net.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
@@ -15,6 +19,7 @@
 #include <net/ipv6.h>
 #include <net/net_namespace.h>
 #include <net/request_sock.h>
+#include <net/route.h>
 #include <net/sock.h>
 #include <net/tcp.h>
 #include <net/udp.h>
@@ -24,17 +29,101 @@
 
 #define OPTION_TYPE 158
 
+static bool inet(const struct sock *sk)
+{
+	return sk->sk_family == AF_INET || sk->sk_family == AF_INET6;
+}
+
+/* A whole of TCP connections: its parts send and receive, the processes see only it. */
+static bool mptcp(const struct sock *sk)
+{
+	return sk->sk_protocol == IPPROTO_MPTCP;
+}
+
 /* IPv4 or IPv6, TCP or UDP: what the module labels and checks. */
 bool dsm_is_mediated(const struct sock *sk)
 {
-	return (sk->sk_family == AF_INET || sk->sk_family == AF_INET6) &&
+	return inet(sk) &&
 	       ((sk->sk_type == SOCK_DGRAM && sk->sk_protocol == IPPROTO_UDP) ||
-		(sk->sk_type == SOCK_STREAM && sk->sk_protocol == IPPROTO_TCP));
+		(sk->sk_type == SOCK_STREAM &&
+		 (sk->sk_protocol == IPPROTO_TCP || mptcp(sk))));
+}
+
+/* An ICMP socket without privilege: the kernel makes its packets. */
+static bool ping(const struct sock *sk)
+{
+	return sk->sk_family == AF_INET && sk->sk_type == SOCK_DGRAM &&
+	       sk->sk_protocol == IPPROTO_ICMP;
+}
+
+/* A process' socket of raw IPv4 packets. */
+static bool raw(const struct sock *sk)
+{
+	return sk->sk_family == AF_INET && sk->sk_type == SOCK_RAW && !sk->sk_kern_sock;
+}
+
+/* The socket that a file is; NULL if it is none. */
+struct socket *dsm_file_socket(struct file *file)
+{
+	return S_ISSOCK(file_inode(file)->i_mode) ? sock_from_file(file) : NULL;
+}
+
+/* The socket of a system call, of whatever kind. */
+const struct sock *dsm_sock(const struct socket *socket)
+{
+	return socket->sk;
+}
+
+/* Made with the permission for what cannot be labelled or checked. */
+bool dsm_sock_unmediated(const struct socket *socket)
+{
+	const struct sock *sk = socket->sk;
+
+	return sk && !sk->sk_kern_sock && sk->sk_family != AF_UNIX &&
+	       sk->sk_family != AF_NETLINK && sk->sk_family != AF_ALG && !dsm_is_mediated(sk) &&
+	       !ping(sk);
+}
+
+/* To many: the kernel's own view of the address, or of the route that the packet took. */
+static bool to_group(const struct sk_buff *skb, __be32 daddr)
+{
+	const struct rtable *rt = skb_rtable(skb);
+
+	return ipv4_is_multicast(daddr) || ipv4_is_lbcast(daddr) ||
+	       (rt && rt->rt_flags & (RTCF_MULTICAST | RTCF_BROADCAST));
 }
 
 const struct sock *dsm_sock_mediated(const struct sock *sk)
 {
 	return sk && dsm_is_mediated(sk) ? sk : NULL;
+}
+
+/* Addresses, ports if it has any, and options of an IPv4 packet of whatever protocol. */
+static void raw_packet(const struct sk_buff *skb, struct dsm_packet *packet)
+{
+	const struct iphdr *iph = ip_hdr(skb);
+	int offset = skb_network_offset(skb) + iph->ihl * 4;
+	__be32 ports = 0;
+	u8 type = 0;
+
+	if (iph->protocol == IPPROTO_ICMP)
+		skb_copy_bits(skb, offset, &type, sizeof(type));
+	else if ((iph->protocol == IPPROTO_TCP || iph->protocol == IPPROTO_UDP) &&
+		 !ip_is_fragment(iph))
+		skb_copy_bits(skb, offset, &ports, sizeof(ports));
+	packet->raw = true;
+	packet->protocol = iph->protocol;
+	packet->tcp_flags = 0;
+	packet->empty = false;
+	packet->listening = false;
+	packet->routed = false;
+	packet->fragment = ip_is_fragment(iph);
+	packet->group = to_group(skb, iph->daddr);
+	packet->icmp_type = type;
+	packet->ports = be32_to_cpu(ports);
+	packet->addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
+	packet->options_len = iph->ihl * 4 - sizeof(*iph);
+	packet->options = (const u8 *)(iph + 1);
 }
 
 /* The packet that a socket is about to receive; skb->data is at its transport header. */
@@ -43,8 +132,16 @@ u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_pac
 	const struct iphdr *iph;
 	const __be16 *ports;
 
-	if (!dsm_is_mediated(sk))
-		return DSM_ARRIVAL_FOREIGN;
+	if (!dsm_is_mediated(sk)) {
+		if (!raw(sk) && !ping(sk))
+			return DSM_ARRIVAL_FOREIGN;
+		raw_packet(skb, packet);
+		return DSM_ARRIVAL_IPV4;
+	}
+	packet->raw = false;
+	packet->routed = false;
+	packet->fragment = false;
+	packet->group = false;
 	packet->protocol = sk->sk_protocol;
 	packet->listening = sk->sk_state == TCP_LISTEN;
 	ports = (const __be16 *)skb_transport_header(skb);
@@ -61,12 +158,14 @@ u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_pac
 	if (skb->protocol != htons(ETH_P_IP)) {
 		packet->options_len = skb_network_header_len(skb);
 		packet->options = skb_network_header(skb);
+		packet->group = ipv6_addr_is_multicast(&ipv6_hdr(skb)->daddr);
 		return DSM_ARRIVAL_IPV6;
 	}
 	iph = ip_hdr(skb);
 	packet->addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
 	packet->options_len = iph->ihl * 4 - sizeof(*iph);
 	packet->options = (const u8 *)(iph + 1);
+	packet->group = packet->protocol == IPPROTO_UDP && to_group(skb, iph->daddr);
 	return DSM_ARRIVAL_IPV4;
 }
 
@@ -97,8 +196,21 @@ static void destination(const struct sockaddr *address, int addrlen, struct dsm_
 			dsm_words6(ipv6_addr_any(&in6->sin6_addr) ? &in6addr_loopback :
 								    &in6->sin6_addr,
 				   view->daddr6);
+			view->group = ipv6_addr_is_multicast(&in6->sin6_addr);
 		}
 	}
+}
+
+/* Whether a call goes to many: not before the socket says so can it be to a subnet's broadcast. */
+static bool call_to_group(const struct sock *sk, const struct dsm_sock *view)
+{
+	__be32 daddr = cpu_to_be32(view->daddr);
+
+	if (view->destination != DSM_DEST_IPV4)
+		return false;
+	return ipv4_is_multicast(daddr) || ipv4_is_lbcast(daddr) ||
+	       (sock_flag(sk, SOCK_BROADCAST) &&
+		inet_addr_type(sock_net(sk), daddr) == RTN_BROADCAST);
 }
 
 /* The socket and its local port; NULL if it is none that the module mediates. */
@@ -134,21 +246,26 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		return false;
 	inet = inet_sk(sk);
 	view->sk = sk;
-	view->protocol = sk->sk_protocol;
+	view->protocol = mptcp(sk) ? IPPROTO_TCP : sk->sk_protocol;
 	view->saddr = be32_to_cpu(inet->inet_saddr);
 	view->sport = READ_ONCE(inet->inet_num);
 	view->daddr = 0;
 	view->dport = 0;
 	view->destination = DSM_DEST_NONE;
 	view->opening = false;
+	view->group = false;
+	view->unspec = !msg && address && addrlen >= (int)sizeof(address->sa_family) &&
+		       address->sa_family == AF_UNSPEC;
 	view->closed = sk->sk_state == TCP_CLOSE;
 	opt = rcu_dereference(inet->inet_opt);
 	view->reserved = opt && is_placeholder(opt->opt.__data, opt->opt.optlen) ?
 				 DSM_FAMILY_IPV4 : 0;
 	if (sk->sk_family == AF_INET6 && dsm_reserved6(sk))
 		view->reserved |= DSM_FAMILY_IPV6;
-	view->large = view->protocol == IPPROTO_TCP || size > SMALL ||
-		      (msg && ((msg->msg_flags & MSG_MORE) || udp_test_bit(CORK, sk)));
+	/* An MPTCP socket sends nothing itself. */
+	view->large = !mptcp(sk) &&
+		      (view->protocol == IPPROTO_TCP || size > SMALL ||
+		       (msg && ((msg->msg_flags & MSG_MORE) || udp_test_bit(CORK, sk))));
 	if (msg && msg->msg_name) {
 		address = msg->msg_name;
 		addrlen = msg->msg_namelen;
@@ -161,9 +278,10 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		    addrlen >= (int)sizeof(sa_family_t) && address->sa_family == AF_UNSPEC)
 			address = NULL;
 	}
-	if (address) {
+	if (address)
 		destination(address, addrlen, view);
-	} else if (inet->inet_dport) {
+	/* A message to an address of no family goes to the peer (udpv6_sendmsg). */
+	if (view->destination == DSM_DEST_NONE && (msg || !address) && inet->inet_dport) {
 		view->dport = be16_to_cpu(inet->inet_dport);
 		view->destination = DSM_DEST_IPV4;
 		view->daddr = be32_to_cpu(inet->inet_daddr);
@@ -171,9 +289,12 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		if (sk->sk_family == AF_INET6 && !ipv6_addr_v4mapped(&sk->sk_v6_daddr)) {
 			view->destination = DSM_DEST_IPV6;
 			dsm_words6(&sk->sk_v6_daddr, view->daddr6);
+			view->group = ipv6_addr_is_multicast(&sk->sk_v6_daddr);
 		}
 #endif
 	}
+	if (view->protocol == IPPROTO_UDP && call_to_group(sk, view))
+		view->group = true;
 	return true;
 }
 
@@ -236,6 +357,20 @@ int dsm_reserve(const struct sock *csk, u32 family)
 	return 0;
 }
 
+/* The same for a new socket that is locked. Sleeps. */
+int dsm_reserve_locked(struct sock *sk)
+{
+	struct ip_options_rcu *opt = placeholder(GFP_KERNEL);
+
+	if (!opt)
+		return -ENOMEM;
+	if (rcu_access_pointer(inet_sk(sk)->inet_opt))
+		kfree(opt);
+	else
+		replace_options(sk, opt);
+	return 0;
+}
+
 /* Gives the room back. Sleeps. */
 void dsm_unreserve(struct sock *sk)
 {
@@ -279,9 +414,14 @@ bool dsm_reserve_child(const struct request_sock *req)
 	return true;
 }
 
-/* Who opens a connection: writes 4 or 16 bytes, and returns how many. */
-u32 dsm_request_peer(const struct request_sock *req, u8 *address)
+/*
+ * Who opens a connection: writes 4 or 16 bytes, and returns how many; none if parts of the socket
+ * send for it.
+ */
+u32 dsm_request_peer(const struct sock *child, const struct request_sock *req, u8 *address)
 {
+	if (mptcp(child))
+		return 0;
 	if (req->rsk_ops->family == AF_INET) {
 		memcpy(address, &inet_rsk(req)->ir_rmt_addr, 4);
 		return 4;
@@ -339,8 +479,12 @@ static bool speaker(const struct nf_hook_state *state, const struct sk_buff *skb
 		*out = inet_reqsk((struct sock *)sk)->rsk_listener;
 		return true;
 	}
-	if (sk->sk_type == SOCK_RAW)
-		return sk->sk_kern_sock && iph->protocol == IPPROTO_TCP;
+	if (sk->sk_type == SOCK_RAW && sk->sk_kern_sock)
+		return iph->protocol == IPPROTO_TCP || iph->protocol == IPPROTO_ICMP;
+	if (raw(sk) || ping(sk)) {
+		*out = sk;
+		return true;
+	}
 	if (!dsm_is_mediated(sk))
 		return false;
 	*out = sk;
@@ -416,6 +560,25 @@ static void close_gap(struct sk_buff *skb)
 	IPCB(skb)->opt.optlen -= DSM_LABEL_LEN;
 }
 
+/* Whether there is a source route among the options; whoever made them may have made them wrong. */
+static bool source_routed(const u8 *options, unsigned int len)
+{
+	unsigned int at = 0;
+
+	while (at < len && options[at] != IPOPT_END) {
+		if (options[at] == IPOPT_NOOP) {
+			at++;
+			continue;
+		}
+		if (options[at] == IPOPT_LSRR || options[at] == IPOPT_SSRR)
+			return true;
+		if (at + 1 >= len || options[at + 1] < 2)
+			return false;
+		at += options[at + 1];
+	}
+	return false;
+}
+
 /* LOCAL_OUT, last in line: no other hook changes what the label covers. */
 static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 				 const struct nf_hook_state *state)
@@ -423,25 +586,42 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 	struct iphdr *iph = ip_hdr(skb);
 	const struct sock *sk;
 	struct dsm_packet packet;
-	const __be16 *ports;
 	u8 label[DSM_LABEL_LEN] __aligned(4);
+	bool reserved, ours;
 	u64 sum;
-	bool reserved;
 	u32 verdict;
 
-	if ((iph->protocol != IPPROTO_UDP && iph->protocol != IPPROTO_TCP) ||
-	    ip_is_fragment(iph))
-		return NF_ACCEPT;
-	if (skb_headlen(skb) < iph->ihl * 4 + (iph->protocol == IPPROTO_TCP ? 20 : 8))
-		return NF_ACCEPT;
+	ours = state->sk && sk_fullsock(state->sk) && (raw(state->sk) || ping(state->sk));
+	if (!ours) {
+		if (iph->protocol == IPPROTO_ICMP) {
+			if (!state->sk)
+				return NF_ACCEPT;
+		} else if (iph->protocol != IPPROTO_UDP && iph->protocol != IPPROTO_TCP) {
+			return NF_ACCEPT;
+		}
+		if (ip_is_fragment(iph))
+			return NF_ACCEPT;
+		if (skb_headlen(skb) < iph->ihl * 4 + (iph->protocol == IPPROTO_TCP ? 20 : 8))
+			return NF_ACCEPT;
+	}
 	if (!speaker(state, skb, &sk))
 		return NF_ACCEPT;
-	ports = (const __be16 *)((const u8 *)iph + iph->ihl * 4);
-	packet.addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
-	packet.ports = be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
-	packet.protocol = iph->protocol;
-	packet.options_len = iph->ihl * 4 - sizeof(*iph);
-	packet.options = (const u8 *)(iph + 1);
+	if (ours) {
+		raw_packet(skb, &packet);
+	} else {
+		const __be16 *ports = (const __be16 *)((const u8 *)iph + iph->ihl * 4);
+
+		packet.addrs = (u64)be32_to_cpu(iph->saddr) << 32 | be32_to_cpu(iph->daddr);
+		packet.ports = iph->protocol == IPPROTO_ICMP ?
+			0 : be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
+		packet.protocol = iph->protocol;
+		packet.options_len = iph->ihl * 4 - sizeof(*iph);
+		packet.options = (const u8 *)(iph + 1);
+		packet.raw = false;
+		packet.fragment = false;
+		packet.group = false;
+	}
+	packet.routed = packet.options_len && source_routed(packet.options, packet.options_len);
 	reserved = is_placeholder(packet.options, packet.options_len);
 
 	verdict = dsm_departure(sk, &packet, label);
@@ -474,6 +654,8 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 		close_gap(skb);
 		ip_send_check(ip_hdr(skb));
 		break;
+	case DSM_OUT_DROP:
+		return NF_DROP;
 	}
 	return NF_ACCEPT;
 }

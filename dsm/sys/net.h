@@ -8,6 +8,7 @@
 
 #include <linux/types.h>
 
+struct file;
 struct msghdr;
 struct request_sock;
 struct sk_buff;
@@ -20,12 +21,12 @@ struct socket;
 
 /* What a socket receives, as far as the module is concerned. */
 enum dsm_arrival {
-	DSM_ARRIVAL_FOREIGN,	/* not TCP or UDP of an INET socket: none of its business */
+	DSM_ARRIVAL_FOREIGN,	/* for a socket that nothing is known of */
 	DSM_ARRIVAL_IPV4,
 	DSM_ARRIVAL_IPV6,
 };
 
-/* A TCP or UDP packet. */
+/* A TCP or UDP packet, or any IPv4 packet of a raw or ICMP socket. */
 struct dsm_packet {
 	u64 addrs;		/* source << 32 | destination, IPv4 */
 	u32 ports;		/* source << 16 | destination */
@@ -33,6 +34,11 @@ struct dsm_packet {
 	u8 tcp_flags;		/* byte 13 of the TCP header, 0 for UDP */
 	bool empty;		/* TCP without payload */
 	bool listening;		/* the receiving socket is a listener */
+	bool raw;		/* of a raw or ICMP socket; ports of TCP and UDP only */
+	bool group;		/* to a multicast or broadcast address */
+	bool fragment;
+	bool routed;		/* with a source route: the destination is a way station */
+	u8 icmp_type;
 	/*
 	 * The IPv4 header's options; for IPv6 the whole header and its extension headers, up to the
 	 * transport header, on the way out without a placeholder.
@@ -45,7 +51,7 @@ struct dsm_packet {
 enum dsm_departure {
 	DSM_OUT_LABEL,		/* with this label, inserted if there is no room reserved */
 	DSM_OUT_BARE,		/* without label and placeholder */
-	DSM_OUT_DROP,		/* not at all: it has headers that would deceive a receiver */
+	DSM_OUT_DROP,		/* not at all */
 };
 
 /* Families that a socket can hold placeholders for. */
@@ -74,6 +80,8 @@ struct dsm_sock {
 	bool large;		/* the message needs one: it may fill a packet */
 	bool closed;		/* neither connected nor listening */
 	bool opening;		/* this message opens the connection (Fast Open) */
+	bool group;		/* it goes to a multicast or broadcast address */
+	bool unspec;		/* the call's address is of no family */
 };
 
 /* net.c */
@@ -82,11 +90,15 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 		 const struct sockaddr *address, int addrlen, struct dsm_sock *view);
 const struct sock *dsm_sock_port(const struct socket *socket, u16 *port);
 const struct sock *dsm_sock_mediated(const struct sock *sk);
+const struct sock *dsm_sock(const struct socket *socket);
+struct socket *dsm_file_socket(struct file *file);
+bool dsm_sock_unmediated(const struct socket *socket);
 void dsm_sock_source6(const struct sock *sk, u8 *address);
 int dsm_reserve(const struct sock *sk, u32 family);
+int dsm_reserve_locked(struct sock *sk);
 void dsm_unreserve(struct sock *sk);
 bool dsm_reserve_child(const struct request_sock *req);
-u32 dsm_request_peer(const struct request_sock *req, u8 *address);
+u32 dsm_request_peer(const struct sock *child, const struct request_sock *req, u8 *address);
 struct sock *dsm_sock_get(const struct sock *sk);
 void dsm_sock_put(struct sock *sk);
 int dsm_out_register(void);

@@ -43,6 +43,16 @@ impl SockRef<'_> {
         // SAFETY: the socket is not freed meanwhile, by the type's promise.
         to_result(unsafe { bindings::dsm_reserve(self.0, family as u32) })
     }
+
+    /// The same for a socket that the hook's caller has locked.
+    ///
+    /// # Safety
+    ///
+    /// It is an IPv4 or IPv6 TCP socket, and locked.
+    pub(super) unsafe fn reserve_locked(self, _sleeper: Sleeper) -> Result {
+        // SAFETY: by the caller's promise; the socket is not freed meanwhile, by the type's.
+        to_result(unsafe { bindings::dsm_reserve_locked(self.0.cast_mut()) })
+    }
 }
 
 /// Counts a hook that sleeps, so that the module stays while it does. To be made before it first
@@ -63,6 +73,28 @@ impl Drop for Sleeper {
         // SAFETY: entered when the value was made.
         unsafe { bindings::dsm_sleeper_leave() };
     }
+}
+
+/// The socket that a system call is on; `None` if it has none any more.
+///
+/// # Safety
+///
+/// The socket is that of a hook, which runs as long as the value lives.
+pub(super) unsafe fn sock_of<'a>(socket: *const bindings::socket) -> Option<SockRef<'a>> {
+    // SAFETY: by the caller's promise.
+    let sk = unsafe { bindings::dsm_sock(socket) };
+    // SAFETY: as above.
+    (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) })
+}
+
+/// Whether a socket of a call is one that takes the permission for what cannot be labelled.
+///
+/// # Safety
+///
+/// The socket is that of a hook that is running.
+pub(super) unsafe fn is_unmediated(socket: *const bindings::socket) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { bindings::dsm_sock_unmediated(socket) }
 }
 
 /// A socket's local port, the one thing that receiving asks for.
@@ -252,11 +284,23 @@ impl<'a> SockView<'a> {
         self.raw.opening
     }
 
+    /// Whether the call goes to a multicast or broadcast address.
+    #[inline(always)]
+    pub(crate) fn to_group(&self) -> bool {
+        self.raw.group
+    }
+
+    /// Whether the call has an address of no family: to connect there is to disconnect.
+    pub(crate) fn is_unspec(&self) -> bool {
+        self.raw.unspec
+    }
+
     /// The call as one word of addresses, to compare it with another one.
     #[inline(always)]
     pub(crate) fn word(&self) -> u64 {
         u64::from(self.raw.daddr) << 32
             | u64::from(self.raw.sport) << 16
+            | u64::from(self.raw.group) << 5
             | u64::from(self.raw.destination) << 3
             | u64::from(self.raw.large) << 2
             | u64::from(self.raw.reserved)
@@ -357,6 +401,16 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// Whether its header has options or extensions, such as a label.
+    #[inline(always)]
+    pub(crate) fn has_options(&self) -> bool {
+        if self.ipv4 {
+            self.raw.options_len != 0
+        } else {
+            usize::from(self.raw.options_len) > 40
+        }
+    }
+
     /// Source address.
     pub(crate) fn saddr(&self) -> IpAddr {
         if self.ipv4 {
@@ -401,6 +455,35 @@ impl<'a> Packet<'a> {
     /// Whether the receiving socket waits for connections.
     pub(crate) fn is_listening(&self) -> bool {
         self.raw.listening
+    }
+
+    /// Whether it is a raw or ICMP socket's.
+    #[inline(always)]
+    pub(crate) fn is_raw(&self) -> bool {
+        self.raw.raw
+    }
+
+    /// Whether it goes to a multicast or broadcast address.
+    #[inline(always)]
+    pub(crate) fn to_group(&self) -> bool {
+        self.raw.group
+    }
+
+    /// Whether it is a part of a packet.
+    pub(crate) fn is_fragment(&self) -> bool {
+        self.raw.fragment
+    }
+
+    /// Whether it has a source route, so that its destination is a way station only.
+    #[inline(always)]
+    pub(crate) fn is_routed(&self) -> bool {
+        self.raw.routed
+    }
+
+    /// An ICMP packet such as the kernel sends of itself: an answer to a request, or an error.
+    pub(crate) fn is_icmp_reply(&self) -> bool {
+        const ICMP: u8 = 1;
+        self.raw.protocol == ICMP && matches!(self.raw.icmp_type, 0 | 3 | 4 | 11 | 12 | 14)
     }
 
     /// The addresses and ports.
@@ -480,7 +563,7 @@ pub(crate) enum Departure {
     Label(LabelWords),
     /// It goes without label, and without room for one.
     Bare,
-    /// It does not go: its other headers would deceive the receiver of a label.
+    /// It does not go.
     Drop,
 }
 

@@ -275,6 +275,10 @@ unsigned int dsm_on_local_out6(void *priv, struct sk_buff *skb,
 	ports = (const __be16 *)((const u8 *)iph + at);
 	if (!speaker(state, (const struct tcphdr *)ports, protocol, &sk))
 		return NF_ACCEPT;
+	packet.raw = false;
+	packet.fragment = false;
+	packet.group = false;
+	packet.routed = false;
 	packet.addrs = 0;
 	packet.ports = be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
 	packet.protocol = protocol;

@@ -107,6 +107,8 @@ enumeration! {
         NotBound = 14 "not-bound",
         /// An exec that would change the ScID of a process that is traced, shares state, or has `no_new_privs`.
         UnsafeExec = 15 "unsafe-exec",
+        /// A packet of a zone with a source route.
+        SourceRoute = 16 "source-route",
     }
 }
 

@@ -81,6 +81,8 @@ named_enum! {
         NotBound = "not-bound",
         /// An exec that would change the ScID of a process that is traced, shares state, or has `no_new_privs`.
         UnsafeExec = "unsafe-exec",
+        /// A packet of a zone has a source route: its destination is not where it ends.
+        SourceRoute = "source-route",
     }
 }
 
