@@ -173,6 +173,7 @@ impl Payload {
             "TelecomClient",
             "dsi-traffic",
             "dsi-attack",
+            "dsi-sock-probe",
         ];
         if needs.contains(&Need::Servers) {
             names.extend(["smd", "ssd", "dsictl"]);

@@ -7,6 +7,7 @@ pub mod harness;
 pub mod label;
 pub mod module;
 pub mod policy_load;
+pub mod sockets;
 pub mod twins;
 pub mod two_operators;
 
@@ -19,6 +20,7 @@ pub const ALL: &[Suite] = &[
     label::SUITE,
     policy_load::SUITE,
     twins::SUITE,
+    sockets::SUITE,
     forgery::SUITE,
     attack::SUITE,
     two_operators::SUITE,

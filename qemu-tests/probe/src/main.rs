@@ -1,0 +1,506 @@
+//! Does to sockets what its arguments say, one step after the other, in one process: `VERB,ARG,ARG...`. Each step
+//! prints a line; the first that fails prints `VERB errno=N` and ends the program with 12. A process so small starts
+//! at once in an emulated guest, and does what no ordinary program would.
+//!
+//! Sockets have names. An address is `1.2.3.4:5`, `[::1]:5`, `@NAME` (AF_UNIX, abstract) or `unspec`.
+
+mod address;
+mod ring;
+
+use address::Address;
+use std::collections::HashMap;
+use std::io::{Error, ErrorKind, Write};
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+
+type Result<T> = std::io::Result<T>;
+
+fn wrong(what: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, what.to_owned())
+}
+
+/// What a system call returned, or why it failed.
+fn check(result: i64) -> Result<i64> {
+    if result < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut process = Process::default();
+    let steps: Vec<String> = std::env::args().skip(1).collect();
+    for (at, step) in steps.iter().enumerate() {
+        let words: Vec<&str> = step.split(',').collect();
+        match process.step(&words, &steps[at + 1..]) {
+            Ok(said) => {
+                println!("{} ok {said}", words[0]);
+                let _ = std::io::stdout().flush();
+            }
+            Err(error) => {
+                match error.raw_os_error() {
+                    Some(errno) => println!("{} errno={errno}", words[0]),
+                    None => println!("{step}: {error}"),
+                }
+                return ExitCode::from(12);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[derive(Default)]
+struct Process {
+    sockets: HashMap<String, i32>,
+    rings: HashMap<String, ring::Ring>,
+}
+
+impl Process {
+    fn fd(&self, name: &str) -> Result<i32> {
+        self.sockets
+            .get(name)
+            .copied()
+            .ok_or_else(|| wrong("no such socket"))
+    }
+
+    fn put(&mut self, name: &str, fd: i64) -> String {
+        self.sockets.insert(name.to_owned(), fd as i32);
+        fd.to_string()
+    }
+
+    fn step(&mut self, words: &[&str], rest: &[String]) -> Result<String> {
+        match *words {
+            ["socket", name, family, kind, protocol] => {
+                // SAFETY: plain numbers.
+                let fd = check(i64::from(unsafe {
+                    libc::socket(number(family)?, number(kind)?, number(protocol)?)
+                }))?;
+                Ok(self.put(name, fd))
+            }
+            ["pair", a, b, kind] => {
+                let mut fds = [0; 2];
+                // SAFETY: room for two descriptors.
+                check(i64::from(unsafe {
+                    libc::socketpair(libc::AF_UNIX, number(kind)?, 0, fds.as_mut_ptr())
+                }))?;
+                self.put(a, i64::from(fds[0]));
+                Ok(self.put(b, i64::from(fds[1])))
+            }
+            ["bind", name, to] => {
+                let to = Address::parse(to)?;
+                // SAFETY: the address is as long as it says.
+                check(i64::from(unsafe {
+                    libc::bind(self.fd(name)?, to.pointer(), to.len())
+                }))
+                .map(text)
+            }
+            ["connect", name, to] => {
+                let to = Address::parse(to)?;
+                // SAFETY: the address is as long as it says.
+                check(i64::from(unsafe {
+                    libc::connect(self.fd(name)?, to.pointer(), to.len())
+                }))
+                .map(text)
+            }
+            ["listen", name] => {
+                // SAFETY: plain numbers.
+                check(i64::from(unsafe { libc::listen(self.fd(name)?, 8) })).map(text)
+            }
+            ["accept", new, name] => {
+                // SAFETY: the peer's address is not asked for.
+                let fd = check(i64::from(unsafe {
+                    libc::accept(self.fd(name)?, std::ptr::null_mut(), std::ptr::null_mut())
+                }))?;
+                Ok(self.put(new, fd))
+            }
+            ["send", name, data] => self.send(name, data, None, &[], 0),
+            ["send", name, data, to] => self.send(name, data, Some(to), &[], 0),
+            ["fastopen", name, data, to] => {
+                self.send(name, data, Some(to), &[], libc::MSG_FASTOPEN)
+            }
+            ["zerocopy", name, data] => {
+                self.option(name, "1", "60", "1")?;
+                self.send(name, data, None, &[], libc::MSG_ZEROCOPY)
+            }
+            ["srr", name, data, to, via] => self.source_route(name, data, to, via),
+            ["sendfile", name, path] => self.sendfile(name, path),
+            ["recv", name] => self.receive(name),
+            ["splice", name] => self.splice(name),
+            ["read", name] => {
+                let mut buffer = [0; 256];
+                // SAFETY: the buffer is as long as it says.
+                let got = check(unsafe {
+                    libc::read(self.fd(name)?, buffer.as_mut_ptr().cast(), buffer.len())
+                } as i64)?;
+                Ok(String::from_utf8_lossy(&buffer[..got as usize]).into_owned())
+            }
+            ["map", name] => self.zerocopy_receive(name),
+            ["sendfd", name, what] => self.send_fd(name, what),
+            ["recvfd", name, new] => self.receive_fd(name, new),
+            ["getfd", new, pid, fd] => self.get_fd(new, pid, fd),
+            ["option", name, level, option, value] => {
+                self.option(name, level, option, value).map(text)
+            }
+            ["timeout", name, ms] => self.timeout(name, ms),
+            ["join", name, group, interface] => self.join(name, group, interface),
+            ["rawudp", name, from, to, data] => self.raw_udp(name, from, to, data, 0),
+            ["rawfragment", name, from, to, data] => self.raw_udp(name, from, to, data, 0x2000),
+            ["ping", name, to] => self.ping(name, to),
+            ["ring", name, flags] => {
+                let ring = ring::Ring::new(number(flags)? as u32)?;
+                self.rings.insert(name.to_owned(), ring);
+                Ok(String::new())
+            }
+            ["personality", name] => self.ring(name)?.register_personality().map(text),
+            ["ringsend", ring, name, data] => {
+                let fd = self.fd(name)?;
+                self.ring(ring)?.send(fd, data.as_bytes(), 0).map(text)
+            }
+            ["ringsendas", ring, name, data, personality] => {
+                let fd = self.fd(name)?;
+                let personality = number(personality)? as u16;
+                self.ring(ring)?
+                    .send(fd, data.as_bytes(), personality)
+                    .map(text)
+            }
+            ["ringrecv", ring, name] => {
+                let fd = self.fd(name)?;
+                self.ring(ring)?.receive(fd)
+            }
+            ["ringsplice", ring, name] => {
+                let fd = self.fd(name)?;
+                self.ring(ring)?.splice(fd)
+            }
+            ["fd", name, fd] => Ok(self.put(name, i64::from(number(fd)?))),
+            ["keep", name, fd] => {
+                // SAFETY: plain numbers. The new descriptor is not closed at exec.
+                check(i64::from(unsafe {
+                    libc::dup2(self.fd(name)?, number(fd)?)
+                }))
+                .map(text)
+            }
+            ["close", name] => {
+                // SAFETY: plain numbers.
+                check(i64::from(unsafe { libc::close(self.fd(name)?) })).map(text)
+            }
+            ["unshare"] => {
+                // SAFETY: plain numbers.
+                check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNET) })).map(text)
+            }
+            ["netns", path] => {
+                let file = std::fs::File::open(path)?;
+                use std::os::fd::AsRawFd;
+                // SAFETY: plain numbers.
+                check(i64::from(unsafe {
+                    libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET)
+                }))
+                .map(text)
+            }
+            ["until", path] => {
+                while !std::path::Path::new(path).exists() {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+                Ok(String::new())
+            }
+            ["say", what] => Ok(what.to_owned()),
+            ["exec", program] => {
+                use std::os::unix::process::CommandExt;
+                Err(std::process::Command::new(program).args(rest).exec())
+            }
+            _ => Err(wrong("no such step")),
+        }
+    }
+
+    fn ring(&mut self, name: &str) -> Result<&mut ring::Ring> {
+        self.rings
+            .get_mut(name)
+            .ok_or_else(|| wrong("no such ring"))
+    }
+
+    fn send(
+        &self,
+        name: &str,
+        data: &str,
+        to: Option<&str>,
+        control: &[u8],
+        flags: i32,
+    ) -> Result<String> {
+        let to = to.map(Address::parse).transpose()?;
+        let mut part = libc::iovec {
+            iov_base: data.as_ptr().cast_mut().cast(),
+            iov_len: data.len(),
+        };
+        // SAFETY: all zero is a message without anything.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &mut part;
+        message.msg_iovlen = 1;
+        if let Some(to) = &to {
+            message.msg_name = to.pointer().cast_mut().cast();
+            message.msg_namelen = to.len();
+        }
+        if !control.is_empty() {
+            message.msg_control = control.as_ptr().cast_mut().cast();
+            message.msg_controllen = control.len();
+        }
+        // SAFETY: everything that the message points at lives on.
+        check(unsafe { libc::sendmsg(self.fd(name)?, &message, flags) } as i64).map(text)
+    }
+
+    /// With a loose source route to `to` by way of `via`.
+    fn source_route(&self, name: &str, data: &str, to: &str, via: &str) -> Result<String> {
+        let via: Ipv4Addr = via.parse().map_err(|_| wrong("an address"))?;
+        let mut option = vec![131, 7, 4];
+        option.extend(via.octets());
+        option.push(0);
+        self.send(name, data, Some(to), &control(0, 7, &option), 0)
+    }
+
+    fn sendfile(&self, name: &str, path: &str) -> Result<String> {
+        use std::os::fd::AsRawFd;
+        let file = std::fs::File::open(path)?;
+        let (to, from) = (self.fd(name)?, file.as_raw_fd());
+        // SAFETY: plain numbers.
+        check(unsafe { libc::sendfile(to, from, std::ptr::null_mut(), 64) } as i64).map(text)
+    }
+
+    fn receive(&self, name: &str) -> Result<String> {
+        let mut buffer = [0; 2048];
+        // SAFETY: the buffer is as long as it says.
+        let got =
+            check(
+                unsafe { libc::recv(self.fd(name)?, buffer.as_mut_ptr().cast(), buffer.len(), 0) }
+                    as i64,
+            )?;
+        Ok(String::from_utf8_lossy(&buffer[..got as usize]).into_owned())
+    }
+
+    /// Reads by way of a pipe, past `recvmsg`.
+    fn splice(&self, name: &str) -> Result<String> {
+        let mut pipe = [0; 2];
+        let mut buffer = [0; 256];
+        let none = std::ptr::null_mut();
+        // SAFETY: room for two descriptors; the buffer is as long as it says.
+        unsafe {
+            check(i64::from(libc::pipe(pipe.as_mut_ptr())))?;
+            check(libc::splice(self.fd(name)?, none, pipe[1], none, 256, 0) as i64)?;
+            let got = check(libc::read(pipe[0], buffer.as_mut_ptr().cast(), 256) as i64)?;
+            Ok(String::from_utf8_lossy(&buffer[..got as usize]).into_owned())
+        }
+    }
+
+    /// Reads by TCP_ZEROCOPY_RECEIVE, into its buffer for what is too small to be mapped.
+    fn zerocopy_receive(&self, name: &str) -> Result<String> {
+        let fd = self.fd(name)?;
+        // Blocks until there is something.
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut copy = [0_u8; 256];
+        // struct tcp_zerocopy_receive: address, length, recv_skip_hint, inq, err, copybuf_address, copybuf_len, ...
+        let mut words = [0_u64; 8];
+        let mut len = 64_u32;
+        // SAFETY: one poll entry; a mapping of the socket; the option's structure is 64 bytes long, and the
+        // buffer that it names as long as it says.
+        unsafe {
+            check(i64::from(libc::poll(&mut poll, 1, 5000)))?;
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                65536,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            );
+            if page == libc::MAP_FAILED {
+                return Err(Error::last_os_error());
+            }
+            words[0] = page as u64;
+            words[1] = 65536;
+            words[3] = copy.as_mut_ptr() as u64;
+            words[4] = copy.len() as u64;
+            check(i64::from(libc::getsockopt(
+                fd,
+                6,
+                35,
+                words.as_mut_ptr().cast(),
+                &mut len,
+            )))?;
+        }
+        let got = (words[4] as u32 as usize).min(copy.len());
+        Ok(String::from_utf8_lossy(&copy[..got]).into_owned())
+    }
+
+    fn send_fd(&self, name: &str, what: &str) -> Result<String> {
+        let fd = self.fd(what)?.to_ne_bytes();
+        self.send(name, "f", None, &control(libc::SOL_SOCKET, 1, &fd), 0)
+    }
+
+    fn receive_fd(&mut self, name: &str, new: &str) -> Result<String> {
+        let (mut byte, mut space) = ([0_u8; 1], [0_u64; 8]);
+        let mut part = libc::iovec {
+            iov_base: byte.as_mut_ptr().cast(),
+            iov_len: 1,
+        };
+        // SAFETY: all zero is a message without anything; what it points at lives on.
+        let fd = unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = &mut part;
+            message.msg_iovlen = 1;
+            message.msg_control = space.as_mut_ptr().cast();
+            message.msg_controllen = 64;
+            check(libc::recvmsg(self.fd(name)?, &mut message, 0) as i64)?;
+            let header = libc::CMSG_FIRSTHDR(&message);
+            if header.is_null() || (*header).cmsg_len < 20 {
+                // The kernel leaves out what the receiver may not have.
+                return Err(Error::from_raw_os_error(libc::EACCES));
+            }
+            libc::CMSG_DATA(header).cast::<i32>().read_unaligned()
+        };
+        Ok(self.put(new, i64::from(fd)))
+    }
+
+    fn get_fd(&mut self, new: &str, pid: &str, fd: &str) -> Result<String> {
+        // SAFETY: plain numbers.
+        let fd = unsafe {
+            let of = check(libc::syscall(libc::SYS_pidfd_open, number(pid)?, 0))?;
+            check(libc::syscall(libc::SYS_pidfd_getfd, of, number(fd)?, 0))?
+        };
+        Ok(self.put(new, fd))
+    }
+
+    fn option(&self, name: &str, level: &str, option: &str, value: &str) -> Result<i64> {
+        let value = number(value)?;
+        // SAFETY: an integer's address and size.
+        check(i64::from(unsafe {
+            libc::setsockopt(
+                self.fd(name)?,
+                number(level)?,
+                number(option)?,
+                std::ptr::from_ref(&value).cast(),
+                4,
+            )
+        }))
+    }
+
+    fn timeout(&self, name: &str, ms: &str) -> Result<String> {
+        let ms = i64::from(number(ms)?);
+        let value = libc::timeval {
+            tv_sec: ms / 1000,
+            tv_usec: ms % 1000 * 1000,
+        };
+        for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
+            // SAFETY: a structure's address and size.
+            check(i64::from(unsafe {
+                libc::setsockopt(
+                    self.fd(name)?,
+                    libc::SOL_SOCKET,
+                    option,
+                    std::ptr::from_ref(&value).cast(),
+                    size_of::<libc::timeval>() as u32,
+                )
+            }))?;
+        }
+        Ok(String::new())
+    }
+
+    fn join(&self, name: &str, group: &str, interface: &str) -> Result<String> {
+        let ip = |text: &str| {
+            text.parse::<Ipv4Addr>()
+                .map(|ip| libc::in_addr {
+                    s_addr: u32::from(ip).to_be(),
+                })
+                .map_err(|_| wrong("an address"))
+        };
+        let value = libc::ip_mreq {
+            imr_multiaddr: ip(group)?,
+            imr_interface: ip(interface)?,
+        };
+        // SAFETY: a structure's address and size.
+        check(i64::from(unsafe {
+            libc::setsockopt(
+                self.fd(name)?,
+                libc::IPPROTO_IP,
+                libc::IP_ADD_MEMBERSHIP,
+                std::ptr::from_ref(&value).cast(),
+                size_of::<libc::ip_mreq>() as u32,
+            )
+        }))
+        .map(text)
+    }
+
+    /// A UDP packet with a header of its own making, whose sender may be anybody.
+    fn raw_udp(&self, name: &str, from: &str, to: &str, data: &str, flags: u16) -> Result<String> {
+        let (from, to) = (address::ipv4(from)?, address::ipv4(to)?);
+        let len = (28 + data.len()) as u16;
+        let mut packet = vec![0x45, 0];
+        packet.extend(len.to_be_bytes());
+        packet.extend([0x12, 0x34]);
+        packet.extend(flags.to_be_bytes());
+        packet.extend([64, 17, 0, 0]);
+        packet.extend(from.ip().octets());
+        packet.extend(to.ip().octets());
+        packet.extend(from.port().to_be_bytes());
+        packet.extend(to.port().to_be_bytes());
+        packet.extend((len - 20).to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(data.as_bytes());
+        let to = Address::parse(&to.to_string())?;
+        // SAFETY: packet and address are as long as they say.
+        check(unsafe {
+            libc::sendto(
+                self.fd(name)?,
+                packet.as_ptr().cast(),
+                packet.len(),
+                0,
+                to.pointer(),
+                to.len(),
+            )
+        } as i64)
+        .map(text)
+    }
+
+    /// Asks for an echo and waits for it.
+    fn ping(&self, name: &str, to: &str) -> Result<String> {
+        let mut request = [8, 0, 0, 0, 0, 7, 0, 1, b'd', b's'];
+        let sum = request
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum::<u32>();
+        request[2..4].copy_from_slice(&(!(sum as u16 + (sum >> 16) as u16)).to_be_bytes());
+        let to = Address::parse(&format!("{to}:0"))?;
+        // SAFETY: message and address are as long as they say.
+        check(unsafe {
+            libc::sendto(
+                self.fd(name)?,
+                request.as_ptr().cast(),
+                request.len(),
+                0,
+                to.pointer(),
+                to.len(),
+            )
+        } as i64)?;
+        self.receive(name).map(|got| got.len().to_string())
+    }
+}
+
+fn text(value: i64) -> String {
+    value.to_string()
+}
+
+fn number(text: &str) -> Result<i32> {
+    text.parse().map_err(|_| wrong("a number"))
+}
+
+/// One control message.
+fn control(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    message.extend((16 + data.len()).to_ne_bytes());
+    message.extend(level.to_ne_bytes());
+    message.extend(kind.to_ne_bytes());
+    message.extend(data);
+    message.resize(message.len().next_multiple_of(8), 0);
+    message
+}

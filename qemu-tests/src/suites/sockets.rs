@@ -1,0 +1,1054 @@
+//! Proves that no kind of socket and no way of handing one over leads out of a zone: source routes, addresses of no
+//! family, MPTCP, raw and ICMP sockets, multicast, AF_UNIX, descriptors, io_uring, splice, other network namespaces,
+//! and what a socket remembers of an earlier flow or policy. Each `...-denied` has a twin `...-ok` with the same
+//! steps. No servers; a native helper does the steps.
+
+use crate::cluster::{Cluster, NodeSpec};
+use crate::enrol::{enrol, load, members, requests, ynl};
+use crate::fault::Failure;
+use crate::label::Label;
+use crate::node::{Node, Output, Process};
+use crate::pcap::Frame;
+use crate::regime::{self, Counters, Denial, Regime, document, network, until};
+use crate::suite::{Need, Suite, Test, TestResult};
+use crate::{check, check_eq};
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    name: "sockets",
+    proves: "no kind of socket and no way of handing one over leads out of a zone",
+    nodes: &[NodeSpec::new("munster"), NodeSpec::new("colby")],
+    needs: &[Need::Module, Need::Servers],
+    setup,
+    tests: TESTS,
+};
+
+macro_rules! tests {
+    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
+}
+
+const TESTS: &[Test] = tests! {
+    "source-route-out-of-a-zone-denied" => source_route_denied,
+    "source-route-told-by-a-permissive-policy-ok" => source_route_tolerated,
+    "address-of-no-family-after-withdrawal-denied" => |c| no_family(c, false),
+    "address-of-no-family-with-permission-ok" => |c| no_family(c, true),
+    "mptcp-between-zones-denied" => mptcp_denied,
+    "mptcp-within-a-zone-labelled-ok" => mptcp_allowed,
+    "segment-without-label-in-a-labelled-flow-denied" => unlabelled_segment,
+    "verdict-of-a-socket's-earlier-flow-denied" => |c| earlier_flow(c, false),
+    "connection-to-a-socket-that-connected-before-ok" => |c| earlier_flow(c, true),
+    "open-packet-socket-after-withdrawal-denied" => |c| withdrawn(c, false),
+    "open-packet-socket-with-permission-ok" => |c| withdrawn(c, true),
+    "each-packet-is-counted-ok" => counted,
+    "unix-stream-to-another-zone-denied" => |c| unix_denied(c, "1"),
+    "unix-stream-within-a-zone-ok" => |c| unix_within(c, "1"),
+    "unix-stream-by-permission-ok" => |c| unix_allowed(c, "1"),
+    "unix-seqpacket-to-another-zone-denied" => |c| unix_denied(c, "5"),
+    "unix-seqpacket-by-permission-ok" => |c| unix_allowed(c, "5"),
+    "unix-datagram-to-another-zone-denied" => |c| unix_denied(c, "2"),
+    "unix-datagram-within-a-zone-ok" => |c| unix_within(c, "2"),
+    "unix-datagram-by-permission-ok" => |c| unix_allowed(c, "2"),
+    "unix-pair-within-a-process-ok" => unix_pair,
+    "descriptor-from-another-zone-denied" => |c| descriptor(c, ""),
+    "descriptor-by-permission-ok" => |c| descriptor(c, "use_fd"),
+    "descriptor-within-a-zone-ok" => descriptor_within,
+    "pidfd-getfd-from-another-zone-denied" => |c| getfd(c, "trace"),
+    "pidfd-getfd-by-permission-ok" => |c| getfd(c, "trace use_fd"),
+    "stream-of-another-zone-denied" => foreign_stream_denied,
+    "stream-of-the-own-zone-ok" => own_stream,
+    "stream-of-another-zone-by-permission-ok" => foreign_stream_allowed,
+    "io-uring-to-another-zone-denied" => uring_denied,
+    "io-uring-within-a-zone-ok" => uring_allowed,
+    "raw-packet-in-another-zone's-name-denied" => raw_denied,
+    "raw-packet-in-the-own-name-ok" => raw_allowed,
+    "raw-fragment-of-a-zone-denied" => raw_fragment,
+    "raw-socket-sees-no-packets-of-another-zone-denied" => |c| raw_sees(c, false),
+    "raw-socket-sees-packets-by-permission-ok" => |c| raw_sees(c, true),
+    "ping-to-outside-denied" => |c| ping(c, false),
+    "ping-to-a-node-ok" => |c| ping(c, true),
+    "sockets-without-labels-denied" => families_denied,
+    "sockets-without-labels-of-default-ok" => families_of_default,
+    "multicast-sent-without-permission-denied" => multicast_unsent,
+    "multicast-received-without-permission-denied" => multicast_unreceived,
+    "multicast-by-permission-ok" => |c| multicast_passes(c, GROUP),
+    "broadcast-sent-without-permission-denied" => broadcast_unsent,
+    "broadcast-by-permission-ok" => |c| multicast_passes(c, BROADCAST),
+    "network-namespace-to-another-zone-denied" => |c| namespace(c, "20"),
+    "network-namespace-within-a-zone-ok" => |c| namespace(c, "10"),
+};
+
+const NAMES: [&str; 2] = ["munster", "colby"];
+const PROBE: &str = "/opt/dsi/bin/dsi-sock-probe";
+/// An address of colby's that is not in the node map: a machine outside of the cluster.
+const OUTSIDE: &str = "10.77.0.102";
+/// The same, over IPv6.
+const OUTSIDE6: &str = "fd00:77::102";
+const GROUP: &str = "239.7.7.7:7016";
+const BROADCAST: &str = "10.77.0.255:7016";
+/// A process in munster's other network namespace.
+const INNER: &str = "10.78.0.2";
+const GO: &str = "/tmp/go";
+
+const EPERM: i32 = 1;
+const EAGAIN: i32 = 11;
+const EACCES: i32 = 13;
+
+const COMMON: &str = "
+<socket_label><protocol>udp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
+<socket_label><protocol>tcp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
+<socket_label><protocol>udp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
+<socket_label><protocol>tcp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
+<socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>
+  <grant>create bind connect listen accept send receive</grant></socket_permission>
+<socket_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID>
+  <grant>create bind connect listen accept send receive</grant></socket_permission>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>10</binary_ScID><new_ScID>10</new_ScID></transition>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
+<transition><parent_ScID>10</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
+<network_permission><source_ScID>2</source_ScID><target_ScID>2</target_ScID><grant>send receive connect</grant></network_permission>
+<network_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID><grant>send receive connect</grant></network_permission>
+<network_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID><grant>send receive connect</grant></network_permission>";
+
+fn policy(more: &[&str]) -> String {
+    let mut rules = vec![COMMON];
+    rules.extend(more);
+    document("enforcing", &rules)
+}
+
+fn socket_rule(source: &str, target: &str, grant: &str) -> String {
+    format!(
+        "<socket_permission><source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>\
+         <grant>{grant}</grant></socket_permission>"
+    )
+}
+
+fn process_rule(source: &str, target: &str, grant: &str) -> String {
+    format!(
+        "<process_permission><source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>\
+         <grant>{grant}</grant></process_permission>"
+    )
+}
+
+fn setup(cluster: &mut Cluster) -> TestResult {
+    for name in NAMES {
+        let node = cluster.node(name)?;
+        load(node, &[])?;
+        for zone in ["10", "20"] {
+            let copy = program(zone);
+            node.run(&["install", "-D", PROBE, &copy])?.ok()?;
+            node.run(&["setfattr", "-n", "security.dsi", "-v", zone, &copy])?
+                .ok()?;
+        }
+        node.sh("ip route add 224.0.0.0/4 dev eth0 && \
+             echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")?
+            .ok()?;
+    }
+    let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
+    colby
+        .sh(&format!(
+            "ip addr add {OUTSIDE}/24 dev eth0 && ip -6 addr add {OUTSIDE6}/64 dev eth0 nodad && ip route add 10.78.0.0/24 via {}",
+            munster.ip
+        ))?
+        .ok()?;
+    munster
+        .sh(&format!(
+            "modprobe veth && ip -6 addr add fd00:77::101/64 dev eth0 nodad && ip netns add blue && ip link add host type veth peer name inner netns blue && \
+             ip addr add 10.78.0.1/24 dev host && ip link set host up && \
+             ip -n blue addr add {INNER}/24 dev inner && ip -n blue link set inner up && \
+             ip -n blue link set lo up && ip -n blue route add default via 10.78.0.1 && \
+             echo 1 >/proc/sys/net/ipv4/ip_forward"
+        ))?
+        .ok()?;
+    enrol(cluster, &NAMES, 1)?;
+    // Addresses that are routed without NAT belong to the node that they are on.
+    let key = crate::enrol::pair_key(2, 1, 1);
+    let of_munster = [munster.ip.to_string(), INNER.to_owned()];
+    let mut node = serde_json::json!({"snid": 1, "address": of_munster});
+    ynl(munster, &[serde_json::json!(["node-set", node])])?.ok()?;
+    node["key-epoch"] = 1.into();
+    node["tx-key"] = crate::enrol::hex(&key).into();
+    ynl(colby, &[serde_json::json!(["node-set", node])])?.ok()?;
+    let regime = Regime::establish(cluster, &NAMES)?;
+    cluster.kept = Some(Box::new(regime));
+    Ok(())
+}
+
+fn program(zone: &str) -> String {
+    if zone == "2" {
+        PROBE.into()
+    } else {
+        format!("/srv/zone{zone}/dsi-sock-probe")
+    }
+}
+
+/// Has a policy in force on both nodes.
+fn enforce(cluster: &Cluster, policy: &str) -> TestResult {
+    let regime: &Regime = regime::kept(cluster)?;
+    NAMES
+        .iter()
+        .try_for_each(|name| regime.enforce(cluster.node(name)?, policy))
+}
+
+fn nodes(cluster: &Cluster) -> Result<(&Node, &Node), Failure> {
+    Ok((cluster.node("munster")?, cluster.node("colby")?))
+}
+
+/// Does these steps in a process of a zone.
+fn run(node: &Node, zone: &str, steps: &str) -> Result<Output, Failure> {
+    let program = program(zone);
+    let argv: Vec<&str> = [program.as_str()]
+        .into_iter()
+        .chain(steps.split_whitespace())
+        .collect();
+    Ok(node.run(&argv)?)
+}
+
+/// The same in the background, up to the step `say,ready`.
+fn start(node: &Node, name: &str, zone: &str, steps: &str) -> Result<Process, Failure> {
+    node.run(&["rm", "-f", GO])?.ok()?;
+    let program = program(zone);
+    let argv: Vec<&str> = [program.as_str()]
+        .into_iter()
+        .chain(steps.split_whitespace())
+        .collect();
+    let process = node.spawn(name, &argv)?;
+    process.wait_line("say ok ready")?;
+    Ok(process)
+}
+
+/// A step fails with this error.
+fn fails(output: Output, step: &str, errno: i32) -> TestResult {
+    output
+        .exits_with(12)?
+        .says(&format!("{step} errno={errno}\n"))?;
+    Ok(())
+}
+
+fn source_route(cluster: &Cluster) -> Result<Output, Failure> {
+    let (munster, colby) = nodes(cluster)?;
+    let to = format!("{}:7010", colby.ip);
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 send,u,plain,{to} srr,u,routed,{to},{OUTSIDE}"),
+    )
+}
+
+fn source_route_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, _) = nodes(cluster)?;
+    let (mark, before) = (munster.kernel_mark(), Counters::of(munster)?);
+    let output = source_route(cluster)?.says("send ok 5")?;
+    fails(output, "srr", EPERM)?;
+    Denial::wait(munster, mark, "denied sscid=10")?.says("reason", "source-route")?;
+    let after = Counters::of(munster)?;
+    check_eq!(after.rise(&before, "out-refused")?, 1, "packets kept");
+    Ok(())
+}
+
+fn source_route_tolerated(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &document("permissive", &[COMMON]))?;
+    let (munster, _) = nodes(cluster)?;
+    let before = Counters::of(munster)?;
+    source_route(cluster)?.ok()?.says("srr ok 6")?;
+    let rise = Counters::of(munster)?.rise(&before, "would-refuse-source-route")?;
+    check_eq!(rise, 1, "told");
+    Ok(())
+}
+
+fn no_family(cluster: &mut Cluster, keep: bool) -> TestResult {
+    let grant = network("10", "", "outside", "send");
+    let with = policy(&[&grant]);
+    enforce(cluster, &with)?;
+    let (munster, colby) = nodes(cluster)?;
+    // Without a socket there, the kernel would tell of the first message before the second.
+    let _there = start(
+        colby,
+        "no-family-there",
+        "2",
+        &format!("socket,u,10,2,0 bind,u,[::]:9999 say,ready until,{GO}"),
+    )?;
+    for (name, address) in [("unspec", "unspec"), ("short", "short")] {
+        enforce(cluster, &with)?;
+        let process = start(
+            munster,
+            &format!("no-family-{name}-{keep}"),
+            "10",
+            &format!(
+                "socket,u,10,2,0 connect,u,[{OUTSIDE6}]:9999 send,u,one,{address} say,ready until,{GO} \
+                 send,u,two,{address}"
+            ),
+        )?;
+        enforce(
+            cluster,
+            &if keep {
+                // Another one, that still permits it.
+                policy(&[&grant, &network("10", "", "20", "send")])
+            } else {
+                policy(&[])
+            },
+        )?;
+        munster.write(GO, "")?;
+        let code = process.join()?;
+        let said = process.output()?;
+        if keep {
+            check_eq!(code, Some(0), "exit code of '{said}'");
+        } else {
+            check!(
+                said.ends_with(&format!("send errno={EACCES}\n")),
+                "{name}: {said}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn mptcp_server(colby: &Node) -> Result<Process, Failure> {
+    start(
+        colby,
+        "mptcp-server",
+        "10",
+        "socket,l,2,1,262 option,l,1,2,1 bind,l,0.0.0.0:7012 listen,l say,ready accept,c,l recv,c send,c,answer",
+    )
+}
+
+fn mptcp(cluster: &Cluster, zone: &str) -> Result<Output, Failure> {
+    let (munster, colby) = nodes(cluster)?;
+    run(
+        munster,
+        zone,
+        &format!(
+            "socket,a,2,1,262 timeout,a,3000 connect,a,{}:7012 send,a,question recv,a",
+            colby.ip
+        ),
+    )
+}
+
+fn mptcp_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    let _server = mptcp_server(colby)?;
+    let mark = colby.kernel_mark();
+    mptcp(cluster, "20")?
+        .exits_with(12)?
+        .says("connect errno=")?;
+    Denial::wait(colby, mark, "denied sscid=20 ssnid=1 tscid=10 tsnid=2 tcp")?
+        .says("reason", "no-permission")
+}
+
+fn mptcp_allowed(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    let server = mptcp_server(colby)?;
+    let mark = cluster.switch.mark();
+    mptcp(cluster, "10")?.ok()?.says("recv ok answer")?;
+    check_eq!(
+        server.join()?,
+        Some(0),
+        "exit code of '{}'",
+        server.output()?
+    );
+    let frames = cluster.switch.frames_since(mark)?;
+    let mut seen = 0;
+    for packet in frames.iter().filter_map(Frame::ipv4) {
+        if !packet.ports().is_some_and(|(a, b)| a == 7012 || b == 7012) {
+            continue;
+        }
+        seen += 1;
+        let label = Label::of(&packet);
+        check!(
+            label.as_ref().is_some_and(|l| l.scid == 10 || l.scid == 0),
+            "label of {packet:?}"
+        );
+    }
+    check!(seen > 4, "{seen} packets");
+    Ok(())
+}
+
+fn unlabelled_segment(cluster: &mut Cluster) -> TestResult {
+    let open = [
+        network("outside", "", "10", "connect"),
+        network("10", "", "outside", "connect"),
+    ];
+    enforce(cluster, &policy(&[&open[0], &open[1]]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let server = start(
+        colby,
+        "bound-server",
+        "10",
+        "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7013 listen,l say,ready accept,c,l recv,c recv,c",
+    )?;
+    let client = start(
+        munster,
+        "bound-client",
+        "10",
+        &format!(
+            "socket,a,2,1,0 connect,a,{}:7013 send,a,first say,ready until,{GO} send,a,second",
+            colby.ip
+        ),
+    )?;
+    server.wait_line("recv ok first")?;
+    // Munster forgets its key: what it sends carries no label, as what a stranger would put into the flow.
+    let before = Counters::of(colby)?;
+    ynl(
+        munster,
+        &[
+            serde_json::json!(["node-del", {"snid": 2}]),
+            serde_json::json!(["node-set", {"snid": 2, "address": [colby.ip.to_string()]}]),
+        ],
+    )?
+    .ok()?;
+    munster.write(GO, "")?;
+    until("the refusal", || {
+        Ok(Counters::of(colby)?.rise(&before, "refused-not-bound")? > 0)
+    })?;
+    check!(
+        !server.output()?.contains("second"),
+        "it was delivered: {}",
+        server.output()?
+    );
+    // And with its label it is.
+    ynl(munster, &requests(1, &members(cluster, &NAMES)?, 1))?.ok()?;
+    server.wait_line("recv ok second")?;
+    check_eq!(client.join()?, Some(0), "exit code");
+    let of_munster = [munster.ip.to_string(), INNER.to_owned()];
+    ynl(
+        munster,
+        &[serde_json::json!(["node-set", {"snid": 1, "address": of_munster}])],
+    )?
+    .ok()?;
+    Ok(())
+}
+
+/// Zone 10 on munster connects from 7014 to 7024, which is zone 20's on colby. Later the same socket waits for
+/// connections, and zone 20 connects from 7024 to 7014.
+fn earlier_flow(cluster: &mut Cluster, granted: bool) -> TestResult {
+    let forth = network("10", "", "20", "connect");
+    let back = network("20", "", "10", "connect");
+    let mut rules = vec![forth.as_str()];
+    rules.extend(granted.then_some(back.as_str()));
+    enforce(cluster, &policy(&rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    let peer = start(
+        colby,
+        &format!("earlier-peer-{granted}"),
+        "20",
+        &format!(
+            "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7024 listen,l say,ready accept,c,l send,c,hello \
+             until,{GO} close,c close,l socket,b,2,1,0 option,b,1,2,1 bind,b,{}:7024 timeout,b,3000 connect,b,{}:7014",
+            colby.ip, munster.ip
+        ),
+    )?;
+    let own = start(
+        munster,
+        &format!("earlier-own-{granted}"),
+        "10",
+        &format!(
+            "socket,a,2,1,0 option,a,1,2,1 bind,a,{}:7014 connect,a,{}:7024 recv,a connect,a,unspec timeout,a,6000 \
+             listen,a say,ready accept,c,a",
+            munster.ip, colby.ip
+        ),
+    )?;
+    colby.write(GO, "")?;
+    peer.join()?;
+    own.join()?;
+    let (said, peer_said) = (own.output()?, peer.output()?);
+    let accepted = said.contains("accept ok");
+    check_eq!(accepted, granted, "accepted: {said}{peer_said}");
+    Ok(())
+}
+
+fn withdrawn(cluster: &mut Cluster, keep: bool) -> TestResult {
+    let grant = socket_rule("10", "10", "create_unmediated");
+    enforce(cluster, &policy(&[&grant]))?;
+    let (_, colby) = nodes(cluster)?;
+    let process = start(
+        colby,
+        &format!("withdrawn-{keep}"),
+        "10",
+        &format!("socket,p,17,3,0 timeout,p,50 say,ready until,{GO} recv,p"),
+    )?;
+    enforce(
+        cluster,
+        &if keep {
+            policy(&[&grant, &network("10", "", "20", "send")])
+        } else {
+            policy(&[])
+        },
+    )?;
+    colby.write(GO, "")?;
+    process.join()?;
+    // Nothing comes: protocol 0 is none.
+    let errno = if keep { EAGAIN } else { EACCES };
+    let said = process.output()?;
+    check!(said.ends_with(&format!("recv errno={errno}\n")), "{said}");
+    Ok(())
+}
+
+fn counted(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        "counted",
+        "10",
+        &format!("socket,u,2,2,0 bind,u,0.0.0.0:7011 say,ready until,{GO}"),
+    )?;
+    let before = Counters::of(colby)?;
+    let sends = "send,u,x ".repeat(20);
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 connect,u,{}:7011 {sends}", colby.ip),
+    )?
+    .ok()?;
+    until("20 packets to be counted", || {
+        Ok(Counters::of(colby)?.rise(&before, "in-labelled")? >= 20)
+    })?;
+    colby.write(GO, "")?;
+    receiver.join()?;
+    Ok(())
+}
+
+/// A server of zone 20 on colby's AF_UNIX socket, up to its first message.
+fn unix_server(colby: &Node, kind: &str) -> Result<Process, Failure> {
+    let accept = if kind == "2" {
+        "recv,l"
+    } else {
+        "listen,l say,ready accept,c,l recv,c"
+    };
+    start(
+        colby,
+        &format!("unix-{kind}"),
+        "20",
+        &format!("socket,l,1,{kind},0 bind,l,@zone20 {accept} say,ready")
+            .replace("recv,l say,ready", "say,ready recv,l"),
+    )
+}
+
+fn unix_client(colby: &Node, zone: &str, kind: &str) -> Result<Output, Failure> {
+    run(
+        colby,
+        zone,
+        &format!("socket,a,1,{kind},0 connect,a,@zone20 send,a,message"),
+    )
+}
+
+fn unix_denied(cluster: &mut Cluster, kind: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    let _server = unix_server(colby, kind)?;
+    let mark = colby.kernel_mark();
+    fails(unix_client(colby, "10", kind)?, "connect", EACCES)?;
+    let permission = if kind == "2" {
+        "unix_send"
+    } else {
+        "unix_connect"
+    };
+    let denial = Denial::wait(colby, mark, "denied sscid=10 ssnid=2 tscid=20 tsnid=2")?;
+    denial.says("perm", permission)?;
+    denial.says("comm", "dsi-sock-probe")?;
+    // Nor by a message to an address, nor for the default zone.
+    if kind == "2" {
+        let output = run(colby, "10", "socket,a,1,2,0 send,a,message,@zone20")?;
+        fails(output, "send", EACCES)?;
+    }
+    fails(unix_client(colby, "2", kind)?, "connect", EACCES)
+}
+
+fn unix_within(cluster: &mut Cluster, kind: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    let server = unix_server(colby, kind)?;
+    unix_client(colby, "20", kind)?.ok()?;
+    server.wait_line("ok message")?;
+    Ok(())
+}
+
+fn unix_allowed(cluster: &mut Cluster, kind: &str) -> TestResult {
+    let rule = process_rule("10", "20", "unix_connect unix_send");
+    enforce(cluster, &policy(&[&rule]))?;
+    let (_, colby) = nodes(cluster)?;
+    let server = unix_server(colby, kind)?;
+    unix_client(colby, "10", kind)?.ok()?;
+    server.wait_line("ok message")?;
+    Ok(())
+}
+
+fn unix_pair(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    for kind in ["1", "2", "5"] {
+        run(
+            colby,
+            "10",
+            &format!("pair,a,b,{kind} send,a,message recv,b"),
+        )?
+        .ok()?
+        .says("recv ok message")?;
+    }
+    Ok(())
+}
+
+/// Zone 10 hands a socket of its own to a server of zone 20.
+fn descriptor(cluster: &mut Cluster, grant: &str) -> TestResult {
+    let connect = process_rule("10", "20", "unix_connect");
+    let take = process_rule("20", "10", grant);
+    let mut rules = vec![connect.as_str()];
+    if !grant.is_empty() {
+        rules.push(&take);
+    }
+    enforce(cluster, &policy(&rules))?;
+    let (_, colby) = nodes(cluster)?;
+    for (name, socket) in [
+        ("udp", "socket,s,2,2,0"),
+        ("tcp", "socket,s,2,1,0"),
+        ("unix", "pair,s,t,1"),
+    ] {
+        let mark = colby.kernel_mark();
+        let server = start(
+            colby,
+            &format!("taker-{name}-{}", grant.is_empty()),
+            "20",
+            "socket,l,1,1,0 bind,l,@taker listen,l say,ready accept,c,l recvfd,c,s say,taken",
+        )?;
+        let steps = format!("{socket} socket,a,1,1,0 connect,a,@taker sendfd,a,s");
+        run(colby, "10", &steps)?.ok()?;
+        if grant.is_empty() {
+            check_eq!(server.join()?, Some(12), "{name}: {}", server.output()?);
+            Denial::wait(colby, mark, "denied sscid=20 ssnid=2 tscid=10 tsnid=2")?
+                .says("perm", "use_fd")?;
+        } else {
+            server.wait_line("say ok taken")?;
+        }
+    }
+    Ok(())
+}
+
+fn descriptor_within(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    run(
+        colby,
+        "10",
+        "socket,s,2,2,0 pair,a,b,1 sendfd,a,s recvfd,b,t",
+    )?
+    .ok()?;
+    Ok(())
+}
+
+fn getfd(cluster: &mut Cluster, grant: &str) -> TestResult {
+    enforce(cluster, &policy(&[&process_rule("20", "10", grant)]))?;
+    let (_, colby) = nodes(cluster)?;
+    let owner = start(
+        colby,
+        &format!("getfd-{}", grant.len()),
+        "10",
+        &format!("socket,s,2,2,0 keep,s,9 say,ready until,{GO}"),
+    )?;
+    let output = run(colby, "20", &format!("getfd,s,{},9", owner.pid()))?;
+    colby.write(GO, "")?;
+    owner.join()?;
+    if grant == "trace" {
+        fails(output, "getfd", EACCES)
+    } else {
+        output.ok().map(drop)
+    }
+}
+
+/// What reads from and writes to a stream, and what a server's greeting looks like then.
+const READS: [&str; 6] = [
+    "recv,a",
+    "read,a",
+    "splice,a",
+    "map,a",
+    "ring,r,0 ringrecv,r,a",
+    "ring,r,0 ringsplice,r,a",
+];
+const WRITES: [&str; 5] = [
+    "send,a,more",
+    "zerocopy,a,more",
+    "sendfile,a,/etc/hostname",
+    "ring,r,0 ringsend,r,a,more",
+    "ring,r,2 ringsend,r,a,more",
+];
+
+/// A process of zone 10 connects, and a program of another zone goes on with its stream, once for each of these.
+fn streams(
+    cluster: &Cluster,
+    zone: &str,
+    ways: &[&str],
+    mut judge: impl FnMut(&str, Output) -> TestResult,
+) -> TestResult {
+    let (munster, colby) = nodes(cluster)?;
+    for way in ways {
+        let _server = start(
+            colby,
+            "greeter",
+            "10",
+            "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7015 listen,l say,ready accept,c,l send,c,greeting recv,c",
+        )?;
+        let output = run(
+            munster,
+            "10",
+            &format!(
+                "socket,a,2,1,0 connect,a,{}:7015 keep,a,9 exec,{} fd,a,9 {way}",
+                colby.ip,
+                program(zone)
+            ),
+        )?;
+        judge(way, output)?;
+    }
+    Ok(())
+}
+
+fn foreign_stream_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let ways: Vec<&str> = READS.iter().chain(&WRITES).copied().collect();
+    streams(cluster, "20", &ways, |way, output| {
+        let step = way.split_whitespace().last().unwrap_or(way);
+        let verb = step.split(',').next().unwrap_or(step);
+        fails(output, verb, EACCES)
+    })
+}
+
+fn passes(way: &str, output: Output) -> TestResult {
+    let output = output.ok()?;
+    if READS.contains(&way) {
+        output.says("ok greeting")?;
+    }
+    Ok(())
+}
+
+fn own_stream(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let ways: Vec<&str> = READS.iter().chain(&WRITES).copied().collect();
+    streams(cluster, "10", &ways, passes)
+}
+
+fn foreign_stream_allowed(cluster: &mut Cluster) -> TestResult {
+    enforce(
+        cluster,
+        &policy(&[&socket_rule("20", "10", "send receive")]),
+    )?;
+    streams(cluster, "20", &["splice,a", "send,a,more"], passes)
+}
+
+/// Sends by io_uring: by the process itself, by its kernel thread, and with registered credentials.
+const RINGS: [&str; 3] = [
+    "ring,r,0 ringsend,r,u,message",
+    "ring,r,2 ringsend,r,u,message",
+    "ring,r,0 personality,r ringsendas,r,u,message,1",
+];
+
+fn uring(cluster: &Cluster, port: &str, way: &str) -> TestResult {
+    let (munster, colby) = nodes(cluster)?;
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 connect,u,{}:{port} {way}", colby.ip),
+    )?
+    .ok()?;
+    Ok(())
+}
+
+fn uring_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        "uring-20",
+        "20",
+        &format!("socket,u,2,2,0 bind,u,0.0.0.0:7021 say,ready until,{GO} timeout,u,50 recv,u"),
+    )?;
+    for way in RINGS {
+        let before = Counters::of(colby)?;
+        uring(cluster, "7021", way)?;
+        until("the refusal", || {
+            Ok(Counters::of(colby)?.rise(&before, "refused-no-permission")? == 1)
+        })?;
+    }
+    colby.write(GO, "")?;
+    receiver.join()?;
+    let said = receiver.output()?;
+    check!(said.ends_with(&format!("recv errno={EAGAIN}\n")), "{said}");
+    Ok(())
+}
+
+fn uring_allowed(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    for way in RINGS {
+        let receiver = start(
+            colby,
+            "uring-10",
+            "10",
+            "socket,u,2,2,0 bind,u,0.0.0.0:7011 say,ready recv,u",
+        )?;
+        uring(cluster, "7011", way)?;
+        receiver.wait_line("recv ok message")?;
+        receiver.join()?;
+    }
+    Ok(())
+}
+
+/// What zone 10 sends by a raw socket, as if it came of zone 20's port.
+fn raw(cluster: &Cluster, step: &str, port: &str) -> Result<Output, Failure> {
+    let (munster, colby) = nodes(cluster)?;
+    run(
+        munster,
+        "10",
+        &format!(
+            "socket,r,2,3,255 {step},r,{}:7029,{}:{port},message",
+            munster.ip, colby.ip
+        ),
+    )
+}
+
+fn raw_policy() -> String {
+    policy(&[&socket_rule("10", "10", "create_unmediated")])
+}
+
+fn raw_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &raw_policy())?;
+    let (_, colby) = nodes(cluster)?;
+    let _receiver = start(
+        colby,
+        "raw-20",
+        "20",
+        &format!("socket,u,2,2,0 bind,u,0.0.0.0:7020 say,ready until,{GO}"),
+    )?;
+    let mark = colby.kernel_mark();
+    raw(cluster, "rawudp", "7020")?.ok()?;
+    Denial::wait(colby, mark, "denied sscid=10 ssnid=1 tscid=20 tsnid=2 udp")?
+        .says("reason", "no-permission")
+}
+
+fn raw_allowed(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &raw_policy())?;
+    let (_, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        "raw-10",
+        "10",
+        "socket,u,2,2,0 bind,u,0.0.0.0:7010 say,ready recv,u",
+    )?;
+    raw(cluster, "rawudp", "7010")?.ok()?;
+    receiver.wait_line("recv ok message")?;
+    Ok(())
+}
+
+fn raw_fragment(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &raw_policy())?;
+    let (munster, _) = nodes(cluster)?;
+    let mark = munster.kernel_mark();
+    fails(raw(cluster, "rawfragment", "7010")?, "rawfragment", EPERM)?;
+    Denial::wait(munster, mark, "denied sscid=10")?.says("reason", "no-label")
+}
+
+/// A raw socket of zone 10 on colby is there when zone 20 sends to zone 20.
+fn raw_sees(cluster: &mut Cluster, granted: bool) -> TestResult {
+    let unmediated = socket_rule("10", "10", "create_unmediated");
+    let from_20 = network("20", "", "10", "send");
+    let mut rules = vec![unmediated.as_str()];
+    rules.extend(granted.then_some(from_20.as_str()));
+    enforce(cluster, &policy(&rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        "seen-20",
+        "20",
+        "socket,u,2,2,0 bind,u,0.0.0.0:7020 say,ready recv,u",
+    )?;
+    let listener = start(
+        colby,
+        &format!("seen-10-{granted}"),
+        "10",
+        &format!("socket,r,2,3,17 say,ready until,{GO} timeout,r,50 recv,r"),
+    )?;
+    run(
+        munster,
+        "20",
+        &format!("socket,u,2,2,0 send,u,message,{}:7020", colby.ip),
+    )?
+    .ok()?;
+    receiver.wait_line("recv ok message")?;
+    colby.write(GO, "")?;
+    listener.join()?;
+    let said = listener.output()?;
+    check_eq!(said.contains("recv ok"), granted, "{said}");
+    Ok(())
+}
+
+fn ping(cluster: &mut Cluster, to_node: bool) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let to = if to_node {
+        colby.ip.to_string()
+    } else {
+        OUTSIDE.to_owned()
+    };
+    let output = run(
+        munster,
+        "10",
+        &format!("socket,p,2,2,1 timeout,p,3000 ping,p,{to}"),
+    )?;
+    if to_node {
+        output.ok()?;
+        Ok(())
+    } else {
+        fails(output, "ping", EPERM)
+    }
+}
+
+/// Family, type and protocol of what carries no label.
+const FAMILIES: [(&str, &str); 9] = [
+    ("packet", "17,3,0"),
+    ("xdp", "44,3,0"),
+    ("vsock", "40,1,0"),
+    ("sctp", "2,1,132"),
+    ("sctp-datagrams", "2,5,132"),
+    ("rds", "21,5,0"),
+    ("tipc", "30,5,0"),
+    ("raw", "2,3,255"),
+    ("raw-ipv6", "10,3,255"),
+];
+
+fn families_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    for (name, numbers) in FAMILIES {
+        let output = run(colby, "10", &format!("say,{name} socket,s,{numbers}"))?;
+        fails(output, "socket", EACCES)?;
+    }
+    Ok(())
+}
+
+fn families_of_default(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (_, colby) = nodes(cluster)?;
+    for (name, numbers) in FAMILIES {
+        let output = run(colby, "2", &format!("say,{name} socket,s,{numbers}"))?;
+        // The kernel may have no such family, or be told not to load its module.
+        if output.code != Some(0) {
+            output.says_not(&format!("errno={EACCES}"))?;
+        }
+    }
+    for numbers in ["17,3,0", "2,3,255", "10,3,255"] {
+        run(colby, "2", &format!("socket,s,{numbers}"))?.ok()?;
+    }
+    Ok(())
+}
+
+fn multicast(cluster: &Cluster, to: &str) -> Result<Output, Failure> {
+    let (munster, _) = nodes(cluster)?;
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 option,u,1,6,1 send,u,message,{to}"),
+    )
+}
+
+fn member(cluster: &Cluster, name: &str) -> Result<Process, Failure> {
+    let (_, colby) = nodes(cluster)?;
+    start(
+        colby,
+        name,
+        "10",
+        &format!(
+            "socket,u,2,2,0 bind,u,0.0.0.0:7016 join,u,239.7.7.7,{} say,ready recv,u",
+            colby.ip
+        ),
+    )
+}
+
+/// What zone 10 may send and receive otherwise has nothing to do with groups.
+fn multicast_policy(send: bool, receive: bool) -> String {
+    let rules = [
+        network("10", "", "outside", "send"),
+        network("outside", "", "10", "send"),
+        network("10", "", "outside", "multicast"),
+        network("outside", "", "10", "multicast"),
+    ];
+    let wanted = [true, true, send, receive];
+    let rules: Vec<&str> = rules
+        .iter()
+        .zip(wanted)
+        .filter_map(|(rule, wanted)| wanted.then_some(rule.as_str()))
+        .collect();
+    policy(&rules)
+}
+
+fn multicast_unsent(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &multicast_policy(false, true))?;
+    fails(multicast(cluster, GROUP)?, "send", EACCES)
+}
+
+fn broadcast_unsent(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &multicast_policy(false, true))?;
+    fails(multicast(cluster, BROADCAST)?, "send", EACCES)
+}
+
+fn multicast_unreceived(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &multicast_policy(true, false))?;
+    let (_, colby) = nodes(cluster)?;
+    let member = member(cluster, "member-denied")?;
+    for to in [GROUP, BROADCAST] {
+        let mark = colby.kernel_mark();
+        let before = Counters::of(colby)?;
+        multicast(cluster, to)?.ok()?;
+        until("the refusal", || {
+            Ok(Counters::of(colby)?.refusals(&before)?.len() == 1)
+        })?;
+        Denial::wait(
+            colby,
+            mark,
+            "denied sscid=outside ssnid=0 tscid=10 tsnid=2 udp",
+        )?
+        .says("perm", "multicast")?;
+    }
+    check!(member.is_running()?, "it ended: {}", member.output()?);
+    Ok(())
+}
+
+fn multicast_passes(cluster: &mut Cluster, to: &str) -> TestResult {
+    enforce(cluster, &multicast_policy(true, true))?;
+    let member = member(cluster, "member")?;
+    multicast(cluster, to)?.ok()?;
+    member.wait_line("recv ok message")?;
+    Ok(())
+}
+
+/// A process of zone 10 in munster's other network namespace, by way of munster's forwarding.
+fn namespace(cluster: &mut Cluster, zone: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let port = format!("70{zone}");
+    let receiver = start(
+        colby,
+        &format!("namespace-{zone}"),
+        zone,
+        &format!("socket,u,2,2,0 bind,u,0.0.0.0:{port} say,ready recv,u"),
+    )?;
+    let mark = colby.kernel_mark();
+    let program = program("10");
+    let message = format!("send,u,message,{}:{port}", colby.ip);
+    let argv = [
+        "ip",
+        "netns",
+        "exec",
+        "blue",
+        program.as_str(),
+        "socket,u,2,2,0",
+        &message,
+    ];
+    munster.run(&argv)?.ok()?;
+    if zone == "10" {
+        receiver.wait_line("recv ok message")?;
+        return Ok(());
+    }
+    let denial = Denial::wait(colby, mark, "denied sscid=10 ssnid=1 tscid=20 tsnid=2 udp")?;
+    denial.says("reason", "no-permission")?;
+    check!(denial.ends()?.0.starts_with(INNER), "source of {denial:?}");
+    Ok(())
+}
