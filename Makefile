@@ -7,10 +7,10 @@ SECONDS ?= 60
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check check-host check-qemu check-attack fuzz build module guest bench-kernel kernels fmt clean
+.PHONY: help setup demo check check-host check-qemu check-attack check-selftests fuzz build module guest bench-kernel kernels fmt clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  KERNEL=<release> picks another stock kernel (make kernels lists them); DSI_CACHE=<dir> another cache"
 
 demo: setup ## two nodes, two operators, one policy: the scenario of 2004, step by step
@@ -27,6 +27,9 @@ check-qemu: setup ## only the QEMU suites (FILTER=<part of a name> for some of t
 
 check-attack: setup ## a million forged packets (PACKETS=<number>) against a node
 	@DSI_ATTACK_PACKETS=$(PACKETS) FILTER=attack/ scripts/check qemu
+
+check-selftests: setup ## the kernel's own network selftests, with the module and without it
+	@FILTER=selftests/ scripts/check qemu
 
 fuzz: setup ## fuzz what bytes of others reach, with coverage, for SECONDS (60)
 	@env -u SECONDS scripts/fuzz $(SECONDS)

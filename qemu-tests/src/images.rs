@@ -26,6 +26,8 @@ pub struct Images {
     pub kernel: PathBuf,
     /// The kernel's release.
     pub release: String,
+    /// Debian's servers, for suites that need them: a disk that nothing mounts by itself.
+    pub programs: Option<PathBuf>,
 }
 
 /// The checkout that this was built from.
@@ -98,7 +100,18 @@ impl Images {
             base: get("base")?.into(),
             kernel: get("kernel")?.into(),
             release: get("release")?,
+            programs: None,
         })
+    }
+}
+
+impl Images {
+    /// Adds what suites with these needs have besides.
+    pub fn with(mut self, needs: &[Need]) -> Result<Self, Fault> {
+        if needs.contains(&Need::Programs) {
+            self.programs = Some(made_by("guest-programs", &[])?);
+        }
+        Ok(self)
     }
 }
 
@@ -117,6 +130,14 @@ pub fn build_module(release: &str) -> Result<PathBuf, Fault> {
                 format!("it printed no path of a module: {output}"),
             )
         })
+}
+
+/// Runs a script that makes something, and returns the path that it prints.
+fn made_by(script: &str, args: &[&str]) -> Result<PathBuf, Fault> {
+    let output = run(Command::new(repository().join("scripts").join(script)).args(args))?;
+    let path = output.lines().last().map(PathBuf::from);
+    path.filter(|path| path.exists())
+        .ok_or_else(|| prepare_fault(script, format!("it printed no path: {output}")))
 }
 
 /// Builds the programs that the guests need, in the profile that this program was built in. The whole workspace, as
@@ -147,6 +168,8 @@ pub const GUEST_MODULE: &str = "/opt/dsi/dsm.ko";
 pub const GUEST_SPEC: &str = "/opt/ynl/specs/dsi.yaml";
 /// Where the policies of the tests and of the documentation are in the guest.
 pub const GUEST_POLICIES: &str = "/opt/dsi/policies";
+/// Where the kernel's selftests are in the guest.
+pub const GUEST_SELFTESTS: &str = "/opt/selftests";
 
 impl Payload {
     /// What suites with these needs find in their guests.
@@ -184,6 +207,9 @@ impl Payload {
         if needs.contains(&Need::Module) {
             payload.add(GUEST_MODULE, build_module(release)?);
             payload.add(GUEST_SPEC, repository.join("proto/netlink/dsi.yaml"));
+        }
+        if needs.contains(&Need::Selftests) {
+            payload.add_dir(GUEST_SELFTESTS, &made_by("selftests", &[release])?)?;
         }
         for dir in ["dsp-schema/examples", "qemu-tests/policies"] {
             payload.add_dir(GUEST_POLICIES, &repository.join(dir))?;

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use dsi_qemu_tests::runner::{Options, run};
-use dsi_qemu_tests::suites::ALL;
+use dsi_qemu_tests::suites::choice;
 use dsi_qemu_tests::{Need, shell};
 
 const USAGE: &str =
     "usage: dsi-qemu-tests [--list] [--filter TEXT] [--kernel RELEASE] [--jobs N] [--no-build]
 Boots nodes in QEMU and runs the suites on them. Logs go to target/qemu/SUITE/NODE/.
 --list            tells the tests
---filter TEXT     only tests whose 'suite/test' contains TEXT
+--filter TEXT     only tests whose 'suite/test' contains TEXT; 'selftests' is only run if TEXT begins so
 --kernel RELEASE  the stock kernel to run on (newest)
 --jobs N          suites at the same time (1)
 --no-build        takes the programs as they are
@@ -20,7 +20,7 @@ exit code: 0 all passed, 1 a test failed, 2 usage, 3 the harness failed";
 
 fn main() -> ExitCode {
     match options(std::env::args().skip(1)) {
-        Ok(Do::Tests(options)) => ExitCode::from(run(ALL, &options)),
+        Ok(Do::Tests(options)) => ExitCode::from(run(choice(options.filter.as_deref()), &options)),
         Ok(Do::Shell {
             nodes,
             needs,

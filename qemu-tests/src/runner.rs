@@ -182,7 +182,7 @@ fn prepare(needs: &[Need], kernel: &str, no_build: bool) -> Result<Ready, Fault>
     if !no_build {
         build_programs()?;
     }
-    let images = Images::prepare(kernel)?;
+    let images = Images::prepare(kernel)?.with(needs)?;
     let payload = Payload::for_needs(needs, &images.release)?.image(&dir)?;
     Ok(Ready {
         images,

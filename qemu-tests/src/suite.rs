@@ -13,6 +13,10 @@ pub enum Need {
     Module,
     /// smd, ssd and dsictl.
     Servers,
+    /// The kernel's own network selftests.
+    Selftests,
+    /// Redis, nginx and PostgreSQL as Debian ships them, on a disk.
+    Programs,
 }
 
 /// A test. Its name ends in what happens: `...-ok`, `...-denied`.

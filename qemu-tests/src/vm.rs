@@ -156,6 +156,12 @@ impl Vm {
             .args(disk("base", &images.base))
             .args(disk("kernel", &images.kernel))
             .args(disk("payload", payload))
+            .args(
+                images
+                    .programs
+                    .iter()
+                    .flat_map(|image| disk("programs", image)),
+            )
             .args([
                 "-netdev",
                 &format!(

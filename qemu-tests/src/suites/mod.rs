@@ -7,6 +7,8 @@ pub mod harness;
 pub mod label;
 pub mod module;
 pub mod policy_load;
+pub mod programs;
+pub mod selftests;
 pub mod sockets;
 pub mod twins;
 pub mod two_operators;
@@ -25,4 +27,14 @@ pub const ALL: &[Suite] = &[
     attack::SUITE,
     two_operators::SUITE,
     administration::SUITE,
+    programs::SUITE,
 ];
+
+/// Suites that take long: they run only if the filter begins with their name.
+pub const LONG: &[Suite] = &[selftests::SUITE];
+
+/// The suites that a filter may choose from.
+pub fn choice(filter: Option<&str>) -> &'static [Suite] {
+    let named = |suite: &Suite| filter.is_some_and(|filter| filter.starts_with(suite.name));
+    if LONG.iter().any(named) { LONG } else { ALL }
+}
