@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -89,6 +89,11 @@ pub struct Cluster {
 /// Address of the node with this index on the cluster's network.
 pub fn address(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, index)
+}
+
+/// Its IPv6 address there.
+pub fn address6(index: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, index.into())
 }
 
 impl Cluster {

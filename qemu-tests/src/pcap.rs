@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -108,6 +108,70 @@ impl Frame {
             options: packet.get(20..header_len)?.to_vec(),
             payload: packet.get(header_len..total_len)?.to_vec(),
         })
+    }
+}
+
+/// An IPv6 packet, as far as the tests look at it. No checksum is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipv6 {
+    /// Sender.
+    pub source: Ipv6Addr,
+    /// Receiver.
+    pub destination: Ipv6Addr,
+    /// Its extension headers, each behind its number: those that have a length byte, and fragment headers.
+    pub extensions: Vec<(u8, Vec<u8>)>,
+    /// Protocol: 6 TCP, 17 UDP.
+    pub protocol: u8,
+    /// Everything behind the headers.
+    pub payload: Vec<u8>,
+    /// Octets of the whole packet.
+    pub len: usize,
+}
+
+impl Frame {
+    /// The frame's IPv6 packet, if it carries one.
+    pub fn ipv6(&self) -> Option<Ipv6> {
+        let packet = self.0.get(14..)?;
+        if self.0[12..14] != [0x86, 0xdd] || packet.first()? >> 4 != 6 {
+            return None;
+        }
+        let len = 40 + usize::from(u16::from_be_bytes([*packet.get(4)?, *packet.get(5)?]));
+        let addr = |at: usize| {
+            Some(Ipv6Addr::from(
+                <[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?,
+            ))
+        };
+        let mut rest = packet.get(40..len)?;
+        let mut next = *packet.get(6)?;
+        let mut extensions = Vec::new();
+        while matches!(next, 0 | 43 | 44 | 60) {
+            let size = if next == 44 {
+                8
+            } else {
+                8 * (usize::from(*rest.get(1)?) + 1)
+            };
+            let header = rest.get(..size)?;
+            extensions.push((next, header.to_vec()));
+            next = header[0];
+            rest = &rest[size..];
+        }
+        Some(Ipv6 {
+            source: addr(8)?,
+            destination: addr(24)?,
+            extensions,
+            protocol: next,
+            payload: rest.to_vec(),
+            len,
+        })
+    }
+}
+
+impl Ipv6 {
+    /// Source and destination port of TCP or UDP.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let [a, b, c, d] = *self.payload.first_chunk::<4>()?;
+        matches!(self.protocol, 6 | 17)
+            .then_some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
     }
 }
 

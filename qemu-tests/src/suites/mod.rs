@@ -4,6 +4,7 @@ pub mod administration;
 pub mod attack;
 pub mod forgery;
 pub mod harness;
+pub mod ipv6;
 pub mod label;
 pub mod module;
 pub mod policy_load;
@@ -20,6 +21,7 @@ pub const ALL: &[Suite] = &[
     harness::SUITE,
     module::SUITE,
     label::SUITE,
+    ipv6::SUITE,
     policy_load::SUITE,
     twins::SUITE,
     sockets::SUITE,
