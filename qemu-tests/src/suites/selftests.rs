@@ -49,6 +49,13 @@ const TESTS: &[Test] = programs! {
     "getsockopt-iter": "./getsockopt_iter",
     "tcp-port-share": "./in_netns.sh ./tcp_port_share",
     "tcp-inq": "./tcp_inq",
+    "udpgso-v4": "./in_netns.sh ./udpgso.sh test_dev_mtu -- ./udpgso -4 -C",
+    "udpgso-connected": "./in_netns.sh ./udpgso.sh test_route_mtu -- ./udpgso -4 -c",
+    "udpgso-msg-more": "./in_netns.sh ./udpgso.sh test_dev_mtu -- ./udpgso -4 -C -m",
+    "udp-splice-checksum": "./in_netns.sh ./udp_splice_checksum",
+    "unix-msg-oob": "./msg_oob",
+    "unix-scm-inq": "./scm_inq",
+    "unix-scm-pidfd": "./scm_pidfd",
 };
 
 /// What a program of the list may take.
