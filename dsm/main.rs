@@ -45,12 +45,14 @@ impl Tables {
         state::tasks::init()?;
         let tables = Self;
         state::sockets::init()?;
+        state::owners::init()?;
         Ok(tables)
     }
 }
 
 impl Drop for Tables {
     fn drop(&mut self) {
+        state::owners::exit();
         state::sockets::exit();
         state::tasks::exit();
     }

@@ -45,7 +45,17 @@ pub(crate) fn execute(program: &Program<'_>) -> Verdict {
                 unchanged(Decision::PERMIT)
             }
             (Err(()), policy) => unchanged(refuse(policy, Reason::BadLabel)),
-            (Ok(binary), Some(policy)) => policy.transition(parent, binary),
+            (Ok(binary), Some(policy)) => {
+                let transition = policy.transition(parent, binary);
+                if transition.decision.permit && transition.scid != parent && program.is_unsafe() {
+                    Transition {
+                        decision: policy.refuse(Reason::UnsafeExec),
+                        ..transition
+                    }
+                } else {
+                    transition
+                }
+            }
             (Ok(ScId::MANAGEMENT), None) => unchanged(Decision::PERMIT),
             (Ok(_), None) if parent.is_exempt() || !params::enrolled() => {
                 unchanged(Decision::PERMIT)

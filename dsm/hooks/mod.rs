@@ -8,7 +8,9 @@
 pub(crate) mod arrival;
 pub(crate) mod departure;
 pub(crate) mod exec;
+pub(crate) mod machine;
 pub(crate) mod option;
+pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod unix;
 

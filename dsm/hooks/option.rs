@@ -78,9 +78,15 @@ pub(crate) fn get(view: &SockView<'_>, level: i32, name: i32) -> Verdict {
     }
 }
 
-/// May the process change this attribute of a file? The label's takes CAP_MAC_ADMIN.
+/// Whether a file's attribute is its label, which is guarded here and nowhere else.
+pub(crate) fn is_label(name: &CStr) -> bool {
+    name.to_bytes() == xattr::NAME.as_bytes()
+}
+
+/// May the process change this attribute of a file? The label's takes CAP_MAC_ADMIN, and with it
+/// the permission `label` (see `machine`).
 pub(crate) fn attribute(name: &CStr) -> Verdict {
-    if name.to_bytes() == xattr::NAME.as_bytes() && !task::may_label() {
+    if is_label(name) && !task::may_label() {
         Err(Refused)
     } else {
         Ok(())

@@ -6,10 +6,11 @@
 use super::bindings;
 use super::net::{self, Departure, Packet, Receiver, SockRef, SockView};
 use super::ptrmap::{self, Context, Held};
+use super::system;
 use super::task::{Program, TaskRef};
-use crate::engine::ScId;
-use crate::hooks::{arrival, departure, exec, option, socket, unix, Verdict};
-use crate::state::tasks;
+use crate::engine::{ScId, SystemPermission};
+use crate::hooks::{arrival, departure, exec, machine, option, process, socket, unix, Verdict};
+use crate::state::{owners, tasks};
 use core::net::IpAddr;
 use core::ptr::null;
 use kernel::ffi::{c_char, c_int, c_void};
@@ -130,6 +131,20 @@ unsafe fn on_attribute(name: *const c_char) -> c_int {
     )
 }
 
+/// Whoever acts uses a part of the machine, or none.
+#[inline(always)]
+fn on_machine(
+    part: Option<SystemPermission>,
+    hook: &'static str,
+    quiet: bool,
+    error: Error,
+) -> c_int {
+    match part {
+        Some(part) => errno(machine::access(part, hook, quiet), error),
+        None => 0,
+    }
+}
+
 /// Defines entry points and checks each against its declaration in a header of the shim; that of
 /// a hook the C side checks against the kernel's.
 macro_rules! entries {
@@ -187,6 +202,85 @@ entries! {
     ) -> c_int {
         // SAFETY: an attribute's name is a string.
         unsafe { on_attribute(name) }
+    }
+
+    fn dsm_hook_inode_xattr_skipcap(name: *const c_char) -> c_int {
+        // SAFETY: an attribute's name is a string.
+        option::is_label(unsafe { CStr::from_char_ptr(name) }).into()
+    }
+
+    fn dsm_hook_capable(
+        _cred: *const bindings::cred,
+        ns: *mut bindings::user_namespace,
+        capability: c_int,
+        options: u32,
+    ) -> c_int {
+        // SAFETY: the hook's argument.
+        let part = unsafe { system::of_capability(ns, capability) };
+        on_machine(part, "capable", system::is_quiet_capability(options), EPERM)
+    }
+
+    fn dsm_hook_file_free_security(file: *mut bindings::file) {
+        owners::forget(file as usize);
+    }
+
+    fn dsm_hook_file_set_fowner(file: *mut bindings::file) {
+        process::owns(file as usize);
+    }
+
+    fn dsm_hook_file_send_sigiotask(
+        task: *mut bindings::task_struct,
+        fown: *mut bindings::fown_struct,
+        _signal: c_int,
+    ) -> c_int {
+        // SAFETY: the hook's argument.
+        let file = unsafe { bindings::dsm_owned_file(fown) };
+        // SAFETY: the hook's argument.
+        errno(process::ready(file as usize, unsafe { TaskRef::from_raw(task) }), EPERM)
+    }
+
+    fn dsm_hook_file_open(file: *mut bindings::file) -> c_int {
+        // SAFETY: the hook's argument.
+        on_machine(unsafe { system::of_file(file) }, "file_open", false, EACCES)
+    }
+
+    fn dsm_hook_locked_down(what: u32) -> c_int {
+        on_machine(system::of_lockdown(what), "locked_down", false, EPERM)
+    }
+
+    fn dsm_hook_bpf(
+        _command: c_int,
+        _attributes: *mut bindings::bpf_attr,
+        _size: u32,
+        kernel: bool,
+    ) -> c_int {
+        let part = (!kernel).then_some(SystemPermission::Bpf);
+        on_machine(part, "bpf", false, EPERM)
+    }
+
+    fn dsm_hook_perf_event_open(kind: c_int) -> c_int {
+        on_machine(system::of_perf(kind), "perf_event_open", false, EACCES)
+    }
+
+    fn dsm_hook_task_kill(
+        task: *mut bindings::task_struct,
+        _info: *mut bindings::kernel_siginfo,
+        _signal: c_int,
+        _cred: *const bindings::cred,
+    ) -> c_int {
+        // SAFETY: the hook's argument.
+        errno(process::signal(unsafe { TaskRef::from_raw(task) }), EPERM)
+    }
+
+    fn dsm_hook_ptrace_access_check(child: *mut bindings::task_struct, mode: u32) -> c_int {
+        let quiet = system::is_quiet_trace(mode);
+        // SAFETY: the hook's argument.
+        errno(process::trace(unsafe { TaskRef::from_raw(child) }, quiet), EPERM)
+    }
+
+    fn dsm_hook_ptrace_traceme(parent: *mut bindings::task_struct) -> c_int {
+        // SAFETY: the hook's argument.
+        errno(process::traced_by(unsafe { TaskRef::from_raw(parent) }), EPERM)
     }
 
     fn dsm_hook_socket_setsockopt(

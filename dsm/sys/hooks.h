@@ -8,8 +8,11 @@
 #define DSM_SYS_HOOKS_H
 
 struct cred;
+union bpf_attr;
 struct dentry;
 struct file;
+struct fown_struct;
+struct kernel_siginfo;
 struct linux_binprm;
 struct mnt_idmap;
 struct msghdr;
@@ -19,6 +22,7 @@ struct sock;
 struct sockaddr;
 struct socket;
 struct task_struct;
+struct user_namespace;
 
 #define DSM_HOOKS(H)						\
 	H(task_free)						\
@@ -26,8 +30,20 @@ struct task_struct;
 	H(sk_free_security)					\
 	H(bprm_creds_from_file)					\
 	H(bprm_committed_creds)					\
+	H(capable)						\
 	H(inode_setxattr)					\
 	H(inode_removexattr)					\
+	H(inode_xattr_skipcap)					\
+	H(file_free_security)					\
+	H(file_set_fowner)					\
+	H(file_send_sigiotask)					\
+	H(file_open)						\
+	H(locked_down)						\
+	H(bpf)							\
+	H(perf_event_open)					\
+	H(task_kill)						\
+	H(ptrace_access_check)					\
+	H(ptrace_traceme)					\
 	H(socket_setsockopt)					\
 	H(socket_getsockopt)					\
 	H(sk_clone_security)					\
@@ -55,6 +71,20 @@ void dsm_hook_bprm_committed_creds(const struct linux_binprm *bprm);
 int dsm_hook_inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name,
 			    const void *value, size_t size, int flags);
 int dsm_hook_inode_removexattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name);
+int dsm_hook_inode_xattr_skipcap(const char *name);
+int dsm_hook_capable(const struct cred *cred, struct user_namespace *ns, int cap,
+		     unsigned int opts);
+void dsm_hook_file_free_security(struct file *file);
+void dsm_hook_file_set_fowner(struct file *file);
+int dsm_hook_file_send_sigiotask(struct task_struct *task, struct fown_struct *fown, int sig);
+int dsm_hook_file_open(struct file *file);
+int dsm_hook_locked_down(unsigned int what);	/* enum lockdown_reason */
+int dsm_hook_bpf(int cmd, union bpf_attr *attr, unsigned int size, bool kernel);
+int dsm_hook_perf_event_open(int type);
+int dsm_hook_task_kill(struct task_struct *p, struct kernel_siginfo *info, int sig,
+		       const struct cred *cred);
+int dsm_hook_ptrace_access_check(struct task_struct *child, unsigned int mode);
+int dsm_hook_ptrace_traceme(struct task_struct *parent);
 int dsm_hook_socket_setsockopt(struct socket *sock, int level, int optname);
 int dsm_hook_socket_getsockopt(struct socket *sock, int level, int optname);
 void dsm_hook_sk_clone_security(const struct sock *sk, struct sock *newsk);

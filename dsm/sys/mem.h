@@ -10,8 +10,10 @@
 
 struct dentry;
 struct file;
+struct fown_struct;
 struct linux_binprm;
 struct task_struct;
+struct user_namespace;
 
 /* The counters that the C side advances itself; Rust's come after them (counters.rs). */
 enum dsm_counter {
@@ -51,7 +53,32 @@ bool dsm_in_task(void);
 int dsm_threads(const struct task_struct *task, u32 scid);
 int dsm_file_label(const struct file *file, u8 *value, size_t size);
 void dsm_bprm_secure(struct linux_binprm *bprm);
+bool dsm_bprm_unsafe(const struct linux_binprm *bprm);
 bool dsm_may_label(void);
+bool dsm_is_init(void);
+const struct file *dsm_owned_file(const struct fown_struct *fown);
+bool dsm_task_kernel(const struct task_struct *task);
+
+/* Parts of the machine: what a system permission is about. */
+enum dsm_part {
+	DSM_PART_NONE,
+	DSM_PART_LOAD_MODULE,
+	DSM_PART_BPF,
+	DSM_PART_BOOT,
+	DSM_PART_RAW_IO,
+	DSM_PART_TRACE_KERNEL,
+	DSM_PART_NET_ADMIN,
+	DSM_PART_LABEL,
+	DSM_PART_SYS_ADMIN,
+};
+
+/* system.c: which part it is. Any context. */
+u32 dsm_part_of_capability(const struct user_namespace *ns, int cap);
+u32 dsm_part_of_lockdown(u32 reason);
+u32 dsm_part_of_perf(int type);
+u32 dsm_part_of_file(const struct file *file);
+bool dsm_capability_quiet(u32 opts);
+bool dsm_ptrace_quiet(u32 mode);
 
 /* In entry.rs, called under rcu_read_lock for each thread of a process. */
 int dsm_on_thread(const struct task_struct *thread, u32 scid);

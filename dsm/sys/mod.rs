@@ -29,4 +29,5 @@ pub(crate) mod rcu;
 pub(crate) mod secret;
 pub(crate) mod seqcell;
 pub(crate) mod sockets;
+mod system;
 pub(crate) mod task;

@@ -5,13 +5,16 @@
  */
 #include <linux/binfmts.h>
 #include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/security.h>
 #include <linux/user_namespace.h>
 #include <linux/xattr.h>
 
@@ -46,9 +49,33 @@ int dsm_threads(const struct task_struct *task, u32 scid)
 }
 
 /*
+ * Whether somebody else than this machine's administrators says what the file system's attributes
+ * are: another machine, or a program. virtiofs is the machine's own host.
+ */
+static bool remote(const struct super_block *sb)
+{
+	switch (sb->s_magic) {
+	case NFS_SUPER_MAGIC:
+	case SMB_SUPER_MAGIC:
+	case CIFS_SUPER_MAGIC:
+	case SMB2_SUPER_MAGIC:
+	case CEPH_SUPER_MAGIC:
+	case AFS_SUPER_MAGIC:
+	case AFS_FS_MAGIC:
+	case CODA_SUPER_MAGIC:
+	case V9FS_MAGIC:
+		return true;
+	case FUSE_SUPER_MAGIC:
+		return strcmp(sb->s_type->name, "virtiofs") != 0;
+	default:
+		return false;
+	}
+}
+
+/*
  * The value of a file's label: its length, or a negative errno; -ENODATA if it has none. Sleeps.
- * A file system that a user mounted, or one mounted nosuid, says nothing about labels: whoever
- * mounted it could have written any.
+ * A file system that a user mounted, a remote one, or one mounted nosuid says nothing about
+ * labels: whoever mounted or serves it could have written any.
  */
 int dsm_file_label(const struct file *file, u8 *value, size_t size)
 {
@@ -56,7 +83,7 @@ int dsm_file_label(const struct file *file, u8 *value, size_t size)
 	struct inode *inode = d_backing_inode(dentry);
 
 	if (file->f_path.mnt->mnt_flags & MNT_NOSUID ||
-	    inode->i_sb->s_user_ns != &init_user_ns ||
+	    inode->i_sb->s_user_ns != &init_user_ns || remote(inode->i_sb) ||
 	    inode->i_sb->s_iflags & SB_I_UNTRUSTED_MOUNTER)
 		return -ENODATA;
 	return __vfs_getxattr(dentry, inode, "security.dsi", value, size);
@@ -66,6 +93,35 @@ int dsm_file_label(const struct file *file, u8 *value, size_t size)
 void dsm_bprm_secure(struct linux_binprm *bprm)
 {
 	bprm->secureexec = 1;
+}
+
+/*
+ * Whether somebody else has a hold on the program: a tracer, a task that shares root and working
+ * directory, whoever set no_new_privs, or a user who owns the name space that it sees, and may have
+ * put a loader of his own there.
+ */
+bool dsm_bprm_unsafe(const struct linux_binprm *bprm)
+{
+	return bprm->unsafe & (LSM_UNSAFE_SHARE | LSM_UNSAFE_PTRACE | LSM_UNSAFE_NO_NEW_PRIVS) ||
+	       current_user_ns() != &init_user_ns;
+}
+
+/* Whether the node's first process acts. */
+bool dsm_is_init(void)
+{
+	return in_task() && is_global_init(current);
+}
+
+/* The file whose owner it is. */
+const struct file *dsm_owned_file(const struct fown_struct *fown)
+{
+	return fown->file;
+}
+
+/* Whether it is one of the kernel's own. */
+bool dsm_task_kernel(const struct task_struct *task)
+{
+	return task->flags & PF_KTHREAD;
 }
 
 bool dsm_may_label(void)

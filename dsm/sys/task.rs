@@ -21,6 +21,12 @@ impl TaskRef<'_> {
         Self(task, PhantomData)
     }
 
+    /// Whether it is one of the kernel's own.
+    pub(crate) fn is_kernel(self) -> bool {
+        // SAFETY: the task is not freed meanwhile, by the type's promise.
+        unsafe { bindings::dsm_task_kernel(self.0) }
+    }
+
     /// What its state is found by.
     #[inline(always)]
     pub(crate) fn key(self) -> usize {
@@ -41,6 +47,12 @@ pub(crate) fn current<'a>() -> Option<TaskRef<'a>> {
 pub(crate) fn in_task() -> bool {
     // SAFETY: may be asked in any context.
     unsafe { bindings::dsm_in_task() }
+}
+
+/// Whether the node's first process acts.
+pub(crate) fn is_init() -> bool {
+    // SAFETY: may be asked in any context.
+    unsafe { bindings::dsm_is_init() }
 }
 
 /// Whether the running task may change labels.
@@ -88,6 +100,12 @@ impl Program<'_> {
             e if e == ENODATA || e == EOPNOTSUPP => Ok(None),
             e => Err(e),
         }
+    }
+
+    /// Whether somebody else has a hold on it, whatever it is after the exec.
+    pub(crate) fn is_unsafe(&self) -> bool {
+        // SAFETY: the program's parameters do not change while the hook runs.
+        unsafe { bindings::dsm_bprm_unsafe(self.bprm) }
     }
 
     /// Tells the loader not to trust its caller's environment.

@@ -197,6 +197,7 @@ impl Payload {
             "dsi-traffic",
             "dsi-attack",
             "dsi-sock-probe",
+            "dsi-escape",
         ];
         if needs.contains(&Need::Servers) {
             names.extend(["smd", "ssd", "dsictl"]);

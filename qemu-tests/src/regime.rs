@@ -28,12 +28,17 @@ struct State {
     in_force: BTreeMap<String, String>,
 }
 
+/// The harness ends what it has started. These rules come last, so that the others keep their numbers.
+const SIGNALS: &str = "<process_permission><source_ScID>2</source_ScID><target_ScID>10</target_ScID><grant>signal</grant>\
+</process_permission><process_permission><source_ScID>2</source_ScID><target_ScID>20</target_ScID><grant>signal</grant>\
+</process_permission>";
+
 /// A document with these rules, zones 10 and 20, and nodes 1 and 2.
 pub fn document(mode: &str, rules: &[&str]) -> String {
     format!(
         "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"{mode}\" default=\"deny\" unload=\"permit\"><contexts><context ScID=\"10\" name=\"ten\"/>\
          <context ScID=\"20\" name=\"twenty\"/></contexts><nodes><node SnID=\"1\" name=\"munster\"/>\
-         <node SnID=\"2\" name=\"colby\"/></nodes><rules>\n{}\n</rules></DSP>",
+         <node SnID=\"2\" name=\"colby\"/></nodes><rules>\n{}\n{SIGNALS}</rules></DSP>",
         rules.join("\n")
     )
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //! Shows that identifiers, binary labels and the names that the audit gives are what the contracts say.
 
-use dsi_engine::{xattr, Class, Mode, Reason, ScId, SnId, XattrError};
+use dsi_engine::{decide, xattr, Class, Mode, ProcessPermission, Reason, ScId, SnId, XattrError};
 use proptest::prelude::*;
 
 #[test]
@@ -73,6 +73,39 @@ fn numbers_and_names_are_those_of_the_netlink_specification() {
         );
     }
     assert_eq!(Reason::from_number(Reason::ALL.len() as u32), None);
+}
+
+#[test]
+fn without_a_policy_an_enrolled_node_starts_and_zones_are_apart() {
+    let ask = |closed, subject, target, permission| {
+        decide::process_without_policy(closed, ScId(subject), ScId(target), permission).permit
+    };
+    for (subject, target, permission, permit) in [
+        (2, 2, ProcessPermission::Trace, true),
+        (2, 10, ProcessPermission::Signal, true),
+        (2, 1, ProcessPermission::Signal, true),
+        (2, 1, ProcessPermission::Trace, false),
+        (1, 10, ProcessPermission::Trace, true),
+        (10, 10, ProcessPermission::Trace, true),
+        (10, 0, ProcessPermission::Signal, true),
+        (10, 1, ProcessPermission::Signal, false),
+        (10, 2, ProcessPermission::Signal, false),
+        (10, 20, ProcessPermission::Signal, false),
+    ] {
+        assert_eq!(
+            ask(true, subject, target, permission),
+            permit,
+            "{subject} to {target}"
+        );
+        assert!(ask(false, subject, target, permission));
+    }
+    for (subject, permit) in [(0, true), (1, true), (2, true), (10, false)] {
+        assert_eq!(
+            decide::system_without_policy(true, ScId(subject)).permit,
+            permit
+        );
+        assert!(decide::system_without_policy(false, ScId(subject)).permit);
+    }
 }
 
 /// The entries of an enum of the specification, written as a list in brackets or as one item a line.

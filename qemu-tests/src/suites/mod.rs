@@ -2,6 +2,7 @@
 
 pub mod administration;
 pub mod attack;
+pub mod escape;
 pub mod forgery;
 pub mod harness;
 pub mod ipv6;
@@ -27,6 +28,7 @@ pub const ALL: &[Suite] = &[
     sockets::SUITE,
     forgery::SUITE,
     attack::SUITE,
+    escape::SUITE,
     two_operators::SUITE,
     administration::SUITE,
     programs::SUITE,

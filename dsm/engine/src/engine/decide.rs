@@ -88,6 +88,38 @@ pub const fn without_policy(closed: bool, subject: ScId) -> Decision {
     }
 }
 
+/// What a process may do to another one while no policy is installed: on an enrolled node zones are apart, but for
+/// the default zone, without which no node starts; nobody looks into the management.
+pub fn process_without_policy(
+    closed: bool,
+    subject: ScId,
+    target: ScId,
+    permission: ProcessPermission,
+) -> Decision {
+    let into_management =
+        target == ScId::MANAGEMENT && matches!(permission, ProcessPermission::Trace);
+    if !closed
+        || subject.is_exempt()
+        || subject == target
+        || target == ScId::KERNEL
+        || (subject == ScId::DEFAULT && !into_management)
+    {
+        Decision::PERMIT
+    } else {
+        Decision::refused(Reason::NoPolicy, 0)
+    }
+}
+
+/// What of the machine a process may use while no policy is installed: on an enrolled node only the zones that
+/// administrators made are refused.
+pub fn system_without_policy(closed: bool, subject: ScId) -> Decision {
+    if closed && !subject.is_exempt() && subject != ScId::DEFAULT {
+        Decision::refused(Reason::NoPolicy, 0)
+    } else {
+        Decision::PERMIT
+    }
+}
+
 impl Policy<'_> {
     /// What the policy in force does with refusals.
     #[inline]

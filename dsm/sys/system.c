@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Which part of the machine a capability, a lockdown reason, a performance event or a file belongs
+ * to, in the kernel's own numbers. Says nothing about who may use it.
+ */
+#include <linux/capability.h>
+#include <linux/fs.h>
+#include <linux/kdev_t.h>
+#include <linux/magic.h>
+#include <linux/major.h>
+#include <linux/nsproxy.h>
+#include <linux/perf_event.h>
+#include <linux/ptrace.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/security.h>
+#include <linux/uidgid.h>
+#include <linux/user_namespace.h>
+#include <net/net_namespace.h>
+
+#include "shim.h"
+
+/*
+ * Capabilities of a user's own name space are his: labels hold there as anywhere. CAP_SYS_CHROOT is
+ * among those of administration because a program takes its loader from the root that it sees.
+ * CAP_SYS_PTRACE is not: whom a process may trace is a matter of zones.
+ */
+u32 dsm_part_of_capability(const struct user_namespace *ns, int cap)
+{
+	if (ns != &init_user_ns)
+		return DSM_PART_NONE;
+	switch (cap) {
+	case CAP_SYS_MODULE:
+		return DSM_PART_LOAD_MODULE;
+	case CAP_BPF:
+		return DSM_PART_BPF;
+	case CAP_SYS_BOOT:
+		return DSM_PART_BOOT;
+	case CAP_SYS_RAWIO:
+		return DSM_PART_RAW_IO;
+	case CAP_PERFMON:
+		return DSM_PART_TRACE_KERNEL;
+	case CAP_NET_ADMIN:
+		return DSM_PART_NET_ADMIN;
+	case CAP_MAC_ADMIN:
+	case CAP_MAC_OVERRIDE:
+		return DSM_PART_LABEL;
+	case CAP_SYS_ADMIN:
+	case CAP_SYS_CHROOT:
+		return DSM_PART_SYS_ADMIN;
+	default:
+		return DSM_PART_NONE;
+	}
+}
+
+bool dsm_capability_quiet(u32 opts)
+{
+	return opts & CAP_OPT_NOAUDIT;
+}
+
+bool dsm_ptrace_quiet(u32 mode)
+{
+	return mode & PTRACE_MODE_NOAUDIT;
+}
+
+/* The debuggers of a halted kernel are asked nothing. */
+u32 dsm_part_of_lockdown(u32 reason)
+{
+	switch (reason) {
+	case LOCKDOWN_MODULE_SIGNATURE:
+	case LOCKDOWN_MODULE_PARAMETERS:
+		return DSM_PART_LOAD_MODULE;
+	case LOCKDOWN_DEV_MEM:
+	case LOCKDOWN_EFI_TEST:
+	case LOCKDOWN_PCI_ACCESS:
+	case LOCKDOWN_IOPORT:
+	case LOCKDOWN_MSR:
+	case LOCKDOWN_ACPI_TABLES:
+	case LOCKDOWN_PCMCIA_CIS:
+	case LOCKDOWN_TIOCSSERIAL:
+		return DSM_PART_RAW_IO;
+	case LOCKDOWN_KEXEC:
+	case LOCKDOWN_HIBERNATION:
+		return DSM_PART_BOOT;
+	case LOCKDOWN_MMIOTRACE:
+	case LOCKDOWN_DEBUGFS:
+	case LOCKDOWN_KCORE:
+	case LOCKDOWN_KPROBES:
+	case LOCKDOWN_PERF:
+	case LOCKDOWN_TRACEFS:
+		return DSM_PART_TRACE_KERNEL;
+	case LOCKDOWN_BPF_WRITE_USER:
+	case LOCKDOWN_BPF_READ_KERNEL:
+		return DSM_PART_BPF;
+	case LOCKDOWN_XFRM_SECRET:
+		return DSM_PART_NET_ADMIN;
+	default:
+		return DSM_PART_NONE;
+	}
+}
+
+/* A process may measure itself; whom else is a matter of zones. */
+u32 dsm_part_of_perf(int type)
+{
+	return type == PERF_SECURITY_OPEN ? DSM_PART_NONE : DSM_PART_TRACE_KERNEL;
+}
+
+/* The first two names below the file system's root; empty where there is none. */
+static void top_names(const struct dentry *dentry, const char **first, const char **second)
+{
+	unsigned int depth;
+
+	*first = *second = "";
+	for (depth = 0; depth < 64 && !IS_ROOT(dentry); depth++) {
+		*second = *first;
+		*first = (const char *)dentry->d_name.name;
+		dentry = READ_ONCE(dentry->d_parent);
+	}
+}
+
+/* Nothing in /proc is ever renamed, so names are what they are. */
+static u32 part_of_proc(const struct dentry *dentry)
+{
+	const char *first, *second;
+	u32 part = DSM_PART_SYS_ADMIN;
+
+	rcu_read_lock();
+	top_names(dentry, &first, &second);
+	if (first[0] >= '0' && first[0] <= '9')
+		part = DSM_PART_NONE;
+	else if (!strcmp(first, "sysrq-trigger"))
+		part = DSM_PART_BOOT;
+	else if (!strcmp(first, "sys") && !strcmp(second, "net"))
+		part = current->nsproxy && current->nsproxy->net_ns->user_ns != &init_user_ns ?
+			       DSM_PART_NONE : DSM_PART_NET_ADMIN;
+	rcu_read_unlock();
+	return part;
+}
+
+/*
+ * Disks past their file systems; and what root's mere uid may write in the kernel's own file
+ * systems: sysctls name programs that the kernel runs, a cgroup can kill whom it holds.
+ */
+u32 dsm_part_of_file(const struct file *file)
+{
+	const struct inode *inode = file_inode(file);
+
+	if (S_ISBLK(inode->i_mode))
+		return DSM_PART_RAW_IO;
+	if (S_ISCHR(inode->i_mode))
+		return imajor(inode) == SCSI_GENERIC_MAJOR || imajor(inode) == MTD_CHAR_MAJOR ?
+			       DSM_PART_RAW_IO : DSM_PART_NONE;
+	if (!(file->f_mode & FMODE_WRITE) || !uid_eq(inode->i_uid, GLOBAL_ROOT_UID))
+		return DSM_PART_NONE;
+	switch (inode->i_sb->s_magic) {
+	case PROC_SUPER_MAGIC:
+		return part_of_proc(file->f_path.dentry);
+	case DEBUGFS_MAGIC:
+	case TRACEFS_MAGIC:
+		return DSM_PART_TRACE_KERNEL;
+	case SYSFS_MAGIC:
+	case CGROUP_SUPER_MAGIC:
+	case CGROUP2_SUPER_MAGIC:
+	case CONFIGFS_MAGIC:
+	case BINFMTFS_MAGIC:
+	case EFIVARFS_MAGIC:
+	case SECURITYFS_MAGIC:
+	case XENFS_SUPER_MAGIC:
+		return DSM_PART_SYS_ADMIN;
+	default:
+		return DSM_PART_NONE;
+	}
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which part of the machine something belongs to, and whether the kernel only wonders.
+
+use super::bindings;
+use crate::engine::SystemPermission;
+
+fn permission(part: u32) -> Option<SystemPermission> {
+    match part {
+        bindings::DSM_PART_LOAD_MODULE => Some(SystemPermission::LoadModule),
+        bindings::DSM_PART_BPF => Some(SystemPermission::Bpf),
+        bindings::DSM_PART_BOOT => Some(SystemPermission::Boot),
+        bindings::DSM_PART_RAW_IO => Some(SystemPermission::RawIo),
+        bindings::DSM_PART_TRACE_KERNEL => Some(SystemPermission::TraceKernel),
+        bindings::DSM_PART_NET_ADMIN => Some(SystemPermission::NetAdmin),
+        bindings::DSM_PART_LABEL => Some(SystemPermission::Label),
+        bindings::DSM_PART_SYS_ADMIN => Some(SystemPermission::SysAdmin),
+        _ => None,
+    }
+}
+
+/// What a capability takes besides itself; nothing in a user's own name space.
+///
+/// # Safety
+///
+/// `ns` is a user name space.
+#[inline]
+pub(super) unsafe fn of_capability(
+    ns: *const bindings::user_namespace,
+    capability: i32,
+) -> Option<SystemPermission> {
+    // SAFETY: by the caller's promise.
+    permission(unsafe { bindings::dsm_part_of_capability(ns, capability) })
+}
+
+/// What it takes to open a file as it is being opened.
+///
+/// # Safety
+///
+/// `file` is a file that is being opened.
+#[inline]
+pub(super) unsafe fn of_file(file: *const bindings::file) -> Option<SystemPermission> {
+    // SAFETY: by the caller's promise.
+    permission(unsafe { bindings::dsm_part_of_file(file) })
+}
+
+/// What a kernel that can be locked down would refuse.
+pub(super) fn of_lockdown(reason: u32) -> Option<SystemPermission> {
+    // SAFETY: any number may be asked about.
+    permission(unsafe { bindings::dsm_part_of_lockdown(reason) })
+}
+
+/// What a kind of performance event takes.
+pub(super) fn of_perf(kind: i32) -> Option<SystemPermission> {
+    // SAFETY: any number may be asked about.
+    permission(unsafe { bindings::dsm_part_of_perf(kind) })
+}
+
+/// Whether the kernel asks for a capability without the caller having asked for what needs it.
+pub(super) fn is_quiet_capability(options: u32) -> bool {
+    // SAFETY: any number may be asked about.
+    unsafe { bindings::dsm_capability_quiet(options) }
+}
+
+/// Whether the kernel asks for access to a process without the caller having asked for it.
+pub(super) fn is_quiet_trace(mode: u32) -> bool {
+    // SAFETY: any number may be asked about.
+    unsafe { bindings::dsm_ptrace_quiet(mode) }
+}

@@ -1,0 +1,205 @@
+//! The ways that lead through an exec: `run=HOW,PROGRAM,WAY`. The program, a dsi-escape itself, is started in some
+//! state or from some place, and tells what came of the way there.
+
+use crate::ways::{c_string, check, memory_copy, unshare};
+use crate::{Outcome, word};
+use std::ffi::{CString, c_int, c_long};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::{null, null_mut};
+
+/// A directory that every user may write to.
+const ROOM: &str = "/srv/room";
+
+/// What a child said and how it ended, in a word.
+pub fn run(arguments: &str) -> String {
+    let mut parts = arguments.splitn(3, ',');
+    let (Some(how), Some(program), Some(way)) = (parts.next(), parts.next(), parts.next()) else {
+        return "no-way".into();
+    };
+    match child_says(how, program, way) {
+        Ok(said) => said,
+        Err(error) => word(&error),
+    }
+}
+
+fn child_says(how: &str, program: &str, way: &str) -> io::Result<String> {
+    let place = Place::of(how, program)?;
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    check(unsafe { libc::pipe(ends.as_mut_ptr()) }.into())?;
+    // SAFETY: two new descriptors of ours.
+    let (out, into) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    // A child that shares root and working directory with this process, or not.
+    let shared = if how == "shared" { libc::CLONE_FS } else { 0 };
+    let flags = c_long::from(shared | libc::SIGCHLD);
+    // SAFETY: as fork: no stack is given, so the child goes on on its own copy; this program has one thread.
+    let child = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })? as c_int;
+    if child == 0 {
+        // SAFETY: plain numbers.
+        unsafe { libc::dup2(into.as_raw_fd(), 1) };
+        let error = match prepare(how) {
+            Ok(()) => execute(&place.path, way),
+            Err(error) => error,
+        };
+        crate::say("x", &word(&error));
+        // SAFETY: ends this process without what its parent has yet to do.
+        unsafe { libc::_exit(1) };
+    }
+    drop(into);
+    if how == "traced" {
+        let_go(child);
+    }
+    let mut said = String::new();
+    File::from(out).read_to_string(&mut said)?;
+    // SAFETY: no status is asked for.
+    unsafe { libc::waitpid(child, null_mut(), 0) };
+    Ok(said
+        .trim()
+        .rsplit(' ')
+        .next()
+        .filter(|word| !word.is_empty())
+        .unwrap_or("silence")
+        .into())
+}
+
+/// What a child does before it executes the program.
+fn prepare(how: &str) -> Outcome {
+    // SAFETY: plain numbers.
+    let result = unsafe {
+        match how {
+            "nnp" => libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+            "traced" => libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) as c_int,
+            _ => 0,
+        }
+    };
+    check(result.into())?;
+    if how == "userns" {
+        unshare(libc::CLONE_NEWUSER)?;
+    }
+    if how == "preload" {
+        // SAFETY: this process has one thread.
+        unsafe { std::env::set_var("LD_PRELOAD", "libresolv.so.2") };
+    }
+    Ok(())
+}
+
+/// Executes a program in this process; returns only why it could not.
+fn execute(path: &CString, way: &str) -> io::Error {
+    let Some(arguments) = way.strip_prefix("other=") else {
+        let way = c_string(&format!("x:{way}"));
+        // SAFETY: strings, the last of them null.
+        unsafe {
+            libc::execv(
+                path.as_ptr(),
+                [path.as_ptr(), way.as_ptr(), null()].as_ptr(),
+            )
+        };
+        return io::Error::last_os_error();
+    };
+    // A program that knows no ways: what counts is how it ends.
+    let program = path.to_string_lossy().into_owned();
+    let status = std::process::Command::new(program)
+        .args(arguments.split(' '))
+        .stdout(std::process::Stdio::null())
+        .status();
+    match status {
+        Ok(status) => {
+            crate::say("x", &format!("exit-{}", status.code().unwrap_or(-1)));
+            // SAFETY: ends this process without what its parent has yet to do.
+            unsafe { libc::_exit(0) }
+        }
+        Err(error) => error,
+    }
+}
+
+/// Lets a traced child go on when its exec has stopped it.
+fn let_go(child: c_int) {
+    let mut status = 0;
+    loop {
+        // SAFETY: a status is asked for.
+        if unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 || !libc::WIFSTOPPED(status) {
+            return;
+        }
+        // SAFETY: no address and no signal.
+        unsafe { libc::ptrace(libc::PTRACE_CONT, child, 0, 0) };
+    }
+}
+
+/// Does something in a child, and returns what came of it.
+pub fn in_child(act: impl FnOnce() -> Outcome) -> Outcome {
+    // SAFETY: this program has one thread.
+    let child = check(unsafe { libc::fork() }.into())? as c_int;
+    if child == 0 {
+        let errno = act()
+            .err()
+            .map_or(0, |error| error.raw_os_error().unwrap_or(255));
+        // SAFETY: ends this process without what its parent has yet to do.
+        unsafe { libc::_exit(errno) };
+    }
+    let mut status = 0;
+    // SAFETY: a status is asked for.
+    check(unsafe { libc::waitpid(child, &raw mut status, 0) }.into())?;
+    match libc::WEXITSTATUS(status) {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// The file to execute, made from the program as `how` says, and taken away afterwards.
+struct Place {
+    path: CString,
+    made: Option<String>,
+    _memory: Option<OwnedFd>,
+}
+
+impl Place {
+    fn of(how: &str, program: &str) -> io::Result<Self> {
+        let file = format!("{ROOM}/dsi-escape-{}-{how}", std::process::id());
+        let (mut path, mut made, mut memory) = (program.to_owned(), None, None);
+        match how {
+            "copied" | "deleted" => {
+                fs::copy(program, &file)?;
+                made = Some(file);
+            }
+            "linked" => {
+                fs::hard_link(program, &file)?;
+                made = Some(file);
+            }
+            "memfd" => {
+                let fd = memory_copy(program)?;
+                path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                memory = Some(fd);
+            }
+            _ => {}
+        }
+        if let Some(file) = &made {
+            path.clone_from(file);
+        }
+        if how == "deleted" {
+            // SAFETY: a string.
+            let fd = check(unsafe { libc::open(c_string(&path).as_ptr(), libc::O_PATH) }.into())?
+                as c_int;
+            fs::remove_file(&path)?;
+            path = format!("/proc/self/fd/{fd}");
+            // SAFETY: a new descriptor of ours.
+            memory = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+            made = None;
+        }
+        Ok(Self {
+            path: c_string(&path),
+            made,
+            _memory: memory,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(file) = &self.made {
+            // It is in a directory of this boot.
+            let _ = fs::remove_file(file);
+        }
+    }
+}

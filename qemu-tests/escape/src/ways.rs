@@ -1,0 +1,393 @@
+//! The ways that a process tries by itself. Each leaves things as they were, should it succeed.
+
+use crate::Outcome;
+use std::ffi::{CString, c_int, c_long, c_void};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::ptr::{null, null_mut};
+
+/// `fcntl`: the signal that tells that a file is ready. Not in the libc crate.
+const F_SETSIG: c_int = 10;
+/// What attackers look for in the victim's memory.
+const SECRET: &[u8; 16] = b"sixteen secrets!";
+
+pub fn check(result: c_long) -> io::Result<c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+pub fn c_string(text: &str) -> CString {
+    CString::new(text).expect("no NUL in an argument")
+}
+
+/// Becomes an ordinary user, who can be traced like any other.
+pub fn become_user(uid: u32) -> Outcome {
+    // SAFETY: plain numbers, and a list of none.
+    unsafe {
+        check(libc::setgroups(0, null()).into())?;
+        check(libc::setgid(uid).into())?;
+        check(libc::setuid(uid).into())?;
+        check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0).into())?;
+    }
+    Ok(())
+}
+
+/// Says `ready ADDRESS DESCRIPTOR` and stays.
+pub fn victim() -> ! {
+    let secret = Box::leak(Box::new(*SECRET));
+    let file = File::open("/etc/hostname").expect("every machine has a name");
+    // SAFETY: neither signal has a handler in this program; all zeros is an empty set.
+    unsafe {
+        libc::signal(libc::SIGUSR1, libc::SIG_IGN);
+        let mut held: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&raw mut held, libc::SIGUSR2);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const held, null_mut());
+    }
+    crate::say(
+        "ready",
+        &format!("{} {}", secret.as_ptr() as usize, file.as_raw_fd()),
+    );
+    loop {
+        std::thread::park();
+    }
+}
+
+fn number<T: std::str::FromStr>(arguments: &[&str], index: usize) -> T {
+    arguments
+        .get(index)
+        .and_then(|text| text.parse().ok())
+        .expect("a number as an argument")
+}
+
+fn path<'a>(arguments: &[&'a str]) -> &'a str {
+    arguments.first().copied().expect("a path as an argument")
+}
+
+/// Goes one way.
+pub fn go(name: &str, a: &[&str]) -> Outcome {
+    match name {
+        "kill" => kill(number(a, 0), number(a, 1)),
+        "pidfd-signal" => pidfd_signal(number(a, 0)),
+        "sigio" => sigio(number(a, 0)),
+        "ptrace" => ptrace(number(a, 0)),
+        "mem" => mem(number(a, 0), number(a, 1)),
+        "environ" => fs::read(format!("/proc/{}/environ", path(a))).map(drop),
+        "fd-link" => fs::read_link(format!("/proc/{}/fd/0", path(a))).map(drop),
+        "vm-read" => vm(true, number(a, 0), number(a, 1)),
+        "vm-write" => vm(false, number(a, 0), number(a, 1)),
+        "getfd" => getfd(number(a, 0), number(a, 1)),
+        "perf" => perf(number(a, 0)),
+        "label" => label(path(a)),
+        "unlabel" => unlabel(path(a)),
+        "read" => File::open(path(a)).map(drop),
+        "write" => OpenOptions::new().write(true).open(path(a)).map(drop),
+        "insmod" => insmod(),
+        "rmmod" => rmmod(),
+        "bpf" => bpf(),
+        "kexec" => kexec(),
+        "ctrl-alt-del" => ctrl_alt_del(),
+        "mount" => mount(path(a)),
+        "chroot" => chroot(path(a)),
+        "lo" => lo(),
+        "unshared-lo" => crate::run::in_child(|| {
+            unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+            lo()
+        }),
+        "unshared-label" => crate::run::in_child(|| {
+            unshare(libc::CLONE_NEWUSER)?;
+            label(path(a))
+        }),
+        "preloaded" => preloaded(path(a)),
+        "secure" => secure(),
+        other => Err(io::Error::other(format!("no way {other}"))),
+    }
+}
+
+fn kill(pid: i32, signal: c_int) -> Outcome {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::kill(pid, signal) }.into()).map(drop)
+}
+
+fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain numbers.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: a new descriptor of ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
+}
+
+fn pidfd_signal(pid: i32) -> Outcome {
+    let fd = pidfd(pid)?;
+    // SAFETY: no siginfo is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            fd.as_raw_fd(),
+            libc::SIGUSR1,
+            null::<c_void>(),
+            0,
+        )
+    };
+    check(result).map(drop)
+}
+
+/// Has the kernel signal somebody when a socket is ready, and makes it ready. The victim holds SIGUSR2 back, so that it
+/// shows among the pending ones.
+fn sigio(pid: i32) -> Outcome {
+    let (here, mut there) = UnixStream::pair()?;
+    let fd = here.as_raw_fd();
+    // SAFETY: plain numbers.
+    unsafe {
+        check(libc::fcntl(fd, libc::F_SETOWN, pid).into())?;
+        check(libc::fcntl(fd, F_SETSIG, libc::SIGUSR2).into())?;
+        check(libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK).into())?;
+    }
+    there.write_all(b"x")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let pending =
+        u64::from_str_radix(pending.unwrap_or("").trim(), 16).map_err(io::Error::other)?;
+    if pending & 1 << (libc::SIGUSR2 - 1) != 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
+}
+
+fn ptrace(pid: i32) -> Outcome {
+    let none = null_mut::<c_void>();
+    // SAFETY: neither request takes an address. The kernel lets go of the target when this process ends.
+    unsafe {
+        check(libc::ptrace(libc::PTRACE_SEIZE, pid, none, none))?;
+        check(libc::ptrace(libc::PTRACE_INTERRUPT, pid, none, none))?;
+        libc::waitpid(pid, null_mut(), libc::__WALL);
+        check(libc::ptrace(libc::PTRACE_DETACH, pid, none, none)).map(drop)
+    }
+}
+
+/// Reads the victim's secret and writes it back.
+fn mem(pid: i32, address: u64) -> Outcome {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(format!("/proc/{pid}/mem"))?;
+    let mut found = [0; 16];
+    file.read_exact_at(&mut found, address)?;
+    file.write_all_at(&found, address)?;
+    expect_secret(&found)
+}
+
+fn expect_secret(found: &[u8; 16]) -> Outcome {
+    if found == SECRET {
+        Ok(())
+    } else {
+        Err(io::Error::other("another secret"))
+    }
+}
+
+fn vm(read: bool, pid: i32, address: usize) -> Outcome {
+    let mut here = *SECRET;
+    if read {
+        here = [0; 16];
+    }
+    let local = libc::iovec {
+        iov_base: here.as_mut_ptr().cast(),
+        iov_len: here.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as *mut c_void,
+        iov_len: here.len(),
+    };
+    let call = if read {
+        libc::process_vm_readv
+    } else {
+        libc::process_vm_writev
+    };
+    // SAFETY: the local vector is `here`; the remote one is of another address space.
+    check(unsafe { call(pid, &raw const local, 1, &raw const remote, 1, 0) } as c_long)?;
+    expect_secret(&here)
+}
+
+fn getfd(pid: i32, fd: c_int) -> Outcome {
+    let of = pidfd(pid)?;
+    // SAFETY: plain numbers; the new descriptor goes with the process.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, of.as_raw_fd(), fd, 0) }).map(drop)
+}
+
+/// Counts another process' clock.
+fn perf(pid: i32) -> Outcome {
+    // perf_event_attr of 64 bytes: type 1 (software), its size, config 0 (the CPU clock), and the bits exclude_kernel
+    // and exclude_hv.
+    let mut attributes = [0_u64; 8];
+    attributes[0] = 64 << 32 | 1;
+    attributes[5] = 1 << 5 | 1 << 6;
+    // SAFETY: the attributes are as long as they say.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            attributes.as_ptr(),
+            pid,
+            -1,
+            -1,
+            0,
+        )
+    })
+    .map(drop)
+}
+
+fn label(file: &str) -> Outcome {
+    let (file, name, value) = (c_string(file), c_string("security.dsi"), b"20");
+    // SAFETY: strings, and a value as long as it says.
+    check(
+        unsafe {
+            libc::setxattr(
+                file.as_ptr(),
+                name.as_ptr(),
+                value.as_ptr().cast(),
+                value.len(),
+                0,
+            )
+        }
+        .into(),
+    )
+    .map(drop)
+}
+
+fn unlabel(file: &str) -> Outcome {
+    let (file, name) = (c_string(file), c_string("security.dsi"));
+    // SAFETY: strings.
+    check(unsafe { libc::removexattr(file.as_ptr(), name.as_ptr()) }.into()).map(drop)
+}
+
+/// Hands something to the kernel that is no module, so that none is loaded.
+fn insmod() -> Outcome {
+    let (image, parameters) = ([0_u8; 128], c_string(""));
+    // SAFETY: the image is as long as it says, the parameters are a string.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_init_module,
+            image.as_ptr(),
+            image.len(),
+            parameters.as_ptr(),
+        )
+    })
+    .map(drop)
+}
+
+fn rmmod() -> Outcome {
+    let name = c_string("dsi_no_such_module");
+    // SAFETY: a string and a flag.
+    check(unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) })
+        .map(drop)
+}
+
+/// Makes a map.
+fn bpf() -> Outcome {
+    // BPF_MAP_CREATE: array, keys of 4 bytes, values of 8, one entry.
+    let attributes = [2_u32, 4, 8, 1, 0, 0, 0, 0];
+    // SAFETY: the attributes are as long as is said.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            0,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    })
+    .map(drop)
+}
+
+/// Has the kernel forget the kernel to boot next, which it has not.
+fn kexec() -> Outcome {
+    // SAFETY: no segments.
+    check(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, null::<c_void>(), 0) }).map(drop)
+}
+
+fn ctrl_alt_del() -> Outcome {
+    // SAFETY: a plain number.
+    check(unsafe { libc::reboot(libc::RB_DISABLE_CAD) }.into()).map(drop)
+}
+
+fn mount(dir: &str) -> Outcome {
+    let (dir, kind) = (c_string(dir), c_string("tmpfs"));
+    // SAFETY: strings, and no data.
+    unsafe {
+        check(libc::mount(kind.as_ptr(), dir.as_ptr(), kind.as_ptr(), 0, null()).into())?;
+        check(libc::umount2(dir.as_ptr(), libc::MNT_DETACH).into()).map(drop)
+    }
+}
+
+/// In a child, so that the other ways are not lost.
+fn chroot(dir: &str) -> Outcome {
+    let dir = c_string(dir);
+    crate::run::in_child(|| {
+        // SAFETY: a string.
+        check(unsafe { libc::chroot(dir.as_ptr()) }.into()).map(drop)
+    })
+}
+
+/// Sets the loopback device up, which it is, or in a new name space is not.
+fn lo() -> Outcome {
+    // SAFETY: plain numbers.
+    let fd = check(
+        unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into(),
+    )?;
+    // SAFETY: a new descriptor of ours.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
+    // SAFETY: all zeros is a request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as _;
+    request.ifr_name[1] = b'o' as _;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as _;
+    // SAFETY: the request is valid for the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into())
+        .map(drop)
+}
+
+/// Makes name spaces of this process' own, with a user name space in which it is root.
+pub fn unshare(kinds: c_int) -> Outcome {
+    // SAFETY: plain numbers.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: plain numbers.
+    check(unsafe { libc::unshare(kinds) }.into())?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+/// Whether a library is in this process.
+fn preloaded(library: &str) -> Outcome {
+    let mut maps = String::new();
+    File::open("/proc/self/maps")?.read_to_string(&mut maps)?;
+    if maps.contains(library) {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
+
+/// Whether the loader was told to be careful.
+fn secure() -> Outcome {
+    // SAFETY: a plain number.
+    if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
+
+/// A descriptor of a file in memory that holds a copy of a program.
+pub fn memory_copy(program: &str) -> io::Result<OwnedFd> {
+    let name = c_string("copy");
+    // SAFETY: a string.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), 0) }.into())?;
+    // SAFETY: a new descriptor of ours.
+    let mut file = unsafe { File::from_raw_fd(fd as c_int) };
+    file.write_all(&fs::read(program)?)?;
+    Ok(file.into())
+}

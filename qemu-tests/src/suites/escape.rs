@@ -1,0 +1,441 @@
+//! Proves that a process does not leave its zone, as an ordinary user or as root: not by what it executes or how, not
+//! through another process, and not through the machine itself. Each way that is refused has a twin that goes through:
+//! within the own zone, or from a zone to which the policy grants it. All ways are tried once, in one boot, by a
+//! program of the guest (`dsi-escape`); the tests look at what came of them. No servers.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::{Cluster, NodeSpec};
+use crate::enrol::{enrol, load};
+use crate::fault::Failure;
+use crate::node::{Node, Process};
+use crate::regime::{Denial, Regime, kept};
+use crate::suite::{Need, Suite, Test, TestResult};
+use crate::{check, check_eq};
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    name: "escape",
+    proves: "no process leaves its zone, and what the policy grants goes through",
+    nodes: &[NodeSpec::new("munster")],
+    needs: &[Need::Module, Need::Servers],
+    setup,
+    tests: TESTS,
+};
+
+macro_rules! tests {
+    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
+}
+
+/// Where what was tried was tried: root and a user of zone 10, and of zone 30, which is trusted.
+const ROOT: &str = "10-root";
+const USER: &str = "10-user";
+const TRUSTED_ROOT: &str = "30-root";
+const TRUSTED_USER: &str = "30-user";
+
+const TESTS: &[Test] = tests! {
+    "signal-to-another-zone-denied" => |c| between(c, &["signal", "probe", "pidfd-signal"]),
+    "signal-within-the-zone-ok" => |c| within(c, &["signal", "probe", "pidfd-signal"]),
+    "signal-by-permission-ok" => |c| permitted(c, &["signal", "probe", "pidfd-signal"]),
+    "default-zone-may-end-and-not-trace-ok" => by_default,
+    "signal-by-a-ready-file-to-another-zone-denied" => |c| between(c, &["sigio"]),
+    "signal-by-a-ready-file-within-the-zone-ok" => |c| within(c, &["sigio"]),
+    "signal-by-a-ready-file-by-permission-ok" => |c| permitted(c, &["sigio"]),
+    "ptrace-of-another-zone-denied" => |c| between(c, &["ptrace"]),
+    "ptrace-within-the-zone-ok" => |c| within(c, &["ptrace"]),
+    "ptrace-by-permission-ok" => |c| permitted(c, &["ptrace"]),
+    "proc-mem-of-another-zone-denied" => |c| between(c, &["mem", "environ", "fd-link"]),
+    "proc-mem-within-the-zone-ok" => |c| within(c, &["mem", "environ", "fd-link"]),
+    "proc-mem-by-permission-ok" => |c| permitted(c, &["mem", "environ", "fd-link"]),
+    "process-vm-of-another-zone-denied" => |c| between(c, &["vm-read", "vm-write"]),
+    "process-vm-within-the-zone-ok" => |c| within(c, &["vm-read", "vm-write"]),
+    "process-vm-by-permission-ok" => |c| permitted(c, &["vm-read", "vm-write"]),
+    "pidfd-getfd-of-another-zone-denied" => |c| between(c, &["getfd"]),
+    "pidfd-getfd-within-the-zone-ok" => |c| within(c, &["getfd"]),
+    "pidfd-getfd-by-permission-ok" => |c| permitted(c, &["getfd"]),
+    "perf-of-another-zone-denied" => |c| between(c, &["perf"]),
+    "perf-within-the-zone-ok" => |c| within(c, &["perf"]),
+    "perf-by-permission-ok" => |c| permitted(c, &["perf"]),
+    "denials-are-told-ok" => told,
+    "transition-by-rule-ok" => |c| all(c, &[ROOT, USER], &["exec"], &["done"]),
+    "ld-preload-over-a-transition-denied" => |c| all(c, &[ROOT, USER], &["preload"], &["ENOENT"]),
+    "ld-preload-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-preload"], &["done"]),
+    "loader-is-told-of-a-transition-ok" => |c| all(c, &[ROOT, USER], &["secure"], &["done"]),
+    "transition-under-no-new-privs-denied" => |c| all(c, &[ROOT, USER], &["exec-nnp"], REFUSED),
+    "exec-under-no-new-privs-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-nnp"], &["done"]),
+    "transition-while-traced-denied" => |c| all(c, &[ROOT, USER], &["exec-traced"], REFUSED),
+    "exec-while-traced-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-traced"], &["done"]),
+    "transition-with-a-shared-root-denied" => |c| all(c, &[ROOT, USER], &["exec-shared"], REFUSED),
+    "exec-with-a-shared-root-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-shared"], &["done"]),
+    "transition-in-an-own-user-namespace-denied" => |c| all(c, &[ROOT, USER], &["exec-userns"], REFUSED),
+    "exec-in-an-own-user-namespace-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-userns"], &["done"]),
+    "copied-binary-denied" => |c| all(c, &[ROOT, USER], &["exec-copied"], REFUSED),
+    "renamed-copy-denied" => |c| all(c, &[ROOT, USER], &["exec-renamed"], REFUSED),
+    "renamed-original-ok" => |c| all(c, &[ROOT, USER], &["exec-moved"], &["done"]),
+    "hard-linked-binary-ok" => |c| all(c, &[ROOT], &["exec-linked"], &["done"]),
+    "memfd-copy-denied" => |c| all(c, &[ROOT, USER], &["exec-memfd"], REFUSED),
+    "deleted-copy-denied" => |c| all(c, &[ROOT, USER], &["exec-deleted"], REFUSED),
+    "script-with-a-label-denied" => |c| all(c, &[ROOT, USER], &["exec-script"], REFUSED),
+    "binary-on-a-nosuid-mount-denied" => |c| all(c, &[ROOT, USER], &["exec-nosuid"], REFUSED),
+    "binary-on-a-bind-mount-ok" => |c| all(c, &[ROOT, USER], &["exec-bound"], &["done"]),
+    "binary-on-overlayfs-ok" => |c| all(c, &[ROOT, USER], &["exec-overlay"], &["done"]),
+    "binary-copied-up-on-overlayfs-ok" => |c| all(c, &[ROOT, USER], &["exec-copied-up"], &["done"]),
+    "copy-on-overlayfs-denied" => |c| all(c, &[ROOT, USER], &["exec-overlay-copy"], REFUSED),
+    "label-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["label", "unlabel"], REFUSED),
+    "label-by-root-of-an-own-user-namespace-denied" => |c| all(c, &[USER, TRUSTED_USER], &["own-ns-label"], REFUSED),
+    "label-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["label", "unlabel"], &["done"]),
+    "module-loading-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["insmod", "rmmod"], REFUSED),
+    "module-loading-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["insmod", "rmmod"], &["ENOEXEC", "ENOENT"]),
+    "bpf-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["bpf"], REFUSED),
+    "bpf-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["bpf"], &["done"]),
+    "kexec-and-reboot-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["kexec", "cad", "sysrq"], REFUSED),
+    "kexec-and-reboot-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["kexec", "cad", "sysrq"], &["done"]),
+    "block-device-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["disk", "dev-mem"], REFUSED),
+    "block-device-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["disk", "dev-mem"], &["done"]),
+    "kprobe-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["kprobe"], REFUSED),
+    "kprobe-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["kprobe"], &["done"]),
+    "sysctl-and-cgroup-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["sysctl", "cgroup"], REFUSED),
+    "sysctl-and-cgroup-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["sysctl", "cgroup"], &["done"]),
+    "file-of-its-own-by-root-of-a-zone-ok" => |c| all(c, &[ROOT], &["own-file", "own-proc"], &["done"]),
+    "mount-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["mount", "chroot"], REFUSED),
+    "mount-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["mount", "chroot"], &["done"]),
+    "network-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["lo"], REFUSED),
+    "network-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["lo"], &["done"]),
+    "network-of-an-own-namespace-ok" => |c| all(c, &[ROOT, USER], &["own-ns-lo"], &["done"]),
+    "netlink-command-by-root-of-a-zone-denied" => |c| command(c, ROOT, false),
+    "netlink-command-by-root-of-an-own-user-namespace-denied" => own_namespace_command,
+    "netlink-command-by-permission-ok" => |c| command(c, TRUSTED_ROOT, true),
+};
+
+const PROGRAM: &str = "/opt/dsi/bin/dsi-escape";
+const REFUSED: &[&str] = &["EPERM", "EACCES"];
+const USER_ID: &str = "1000";
+
+/// Zone 10 may start programs of zone 20, and nothing else with it; zone 30 may do everything.
+const POLICY: &str = "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"enforcing\" default=\"deny\"><contexts>
+<context ScID=\"10\" name=\"ten\"/><context ScID=\"20\" name=\"twenty\"/><context ScID=\"30\" name=\"trusted\"/></contexts><rules>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>10</binary_ScID><new_ScID>10</new_ScID></transition>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>30</binary_ScID><new_ScID>30</new_ScID></transition>
+<transition><parent_ScID>10</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
+<process_permission><source_ScID>2</source_ScID><target_ScID>10</target_ScID><grant>signal</grant></process_permission>
+<process_permission><source_ScID>2</source_ScID><target_ScID>20</target_ScID><grant>signal</grant></process_permission>
+<process_permission><source_ScID>2</source_ScID><target_ScID>30</target_ScID><grant>signal</grant></process_permission>
+<process_permission><source_ScID>30</source_ScID><target_ScID>20</target_ScID><grant>signal trace</grant></process_permission>
+<system_permission><source_ScID>30</source_ScID>
+<grant>load_module bpf boot raw_io trace_kernel net_admin label sys_admin</grant></system_permission>
+</rules></DSP>";
+
+/// What the ways need: labelled programs, and mounts to find them on. Everything in one file system, for hard links.
+const PREPARE: &str = r#"
+set -e
+echo 0 >/proc/sys/kernel/yama/ptrace_scope
+echo 1 >/proc/sys/kernel/perf_event_paranoid
+echo 0 >/proc/sys/fs/protected_hardlinks
+mkdir -p /srv/plain /srv/room /srv/mnt /srv/nosuid /srv/bound /srv/over /srv/cgroup
+chmod 1777 /srv/room
+install -D $1 /srv/plain/dsi-escape
+label() { setfattr -n security.dsi -v $1 $2; }
+for zone in 10 20 30; do install -D $1 /srv/zone$zone/dsi-escape; label $zone /srv/zone$zone/dsi-escape; done
+cp $1 /srv/zone20/renamed
+cp $1 /srv/zone20/original; label 20 /srv/zone20/original; mv /srv/zone20/original /srv/plain/moved
+printf '#!/srv/plain/dsi-escape\n' >/srv/zone20/script; chmod 755 /srv/zone20/script; label 20 /srv/zone20/script
+cp $1 /srv/zone20/up; label 20 /srv/zone20/up
+touch /srv/room/unlabelled; cp $1 /srv/room/labelled; label 10 /srv/room/labelled
+mount --bind /srv/zone20 /srv/bound
+mount --bind /srv/zone20 /srv/nosuid; mount -o remount,bind,nosuid /srv/nosuid
+mount -t tmpfs tmpfs /srv/over; mkdir /srv/over/up /srv/over/work /srv/over/all
+mount -t overlay overlay -o lowerdir=/srv/zone20,upperdir=/srv/over/up,workdir=/srv/over/work /srv/over/all
+cp /srv/over/all/dsi-escape /srv/over/all/copy
+printf '\0' >>/srv/over/all/up
+test -e /srv/over/up/up
+mount -t cgroup2 cgroup2 /srv/cgroup
+test -e /sys/kernel/tracing/kprobe_events || mount -t tracefs tracefs /sys/kernel/tracing
+"#;
+
+/// What came of each way, by where it was tried.
+struct Kept {
+    came: BTreeMap<(&'static str, String), String>,
+    victims: Vec<Victim>,
+    mark: u64,
+}
+
+/// A process to be attacked.
+struct Victim {
+    process: Process,
+    address: String,
+    descriptor: String,
+}
+
+impl Victim {
+    fn start(node: &Node, zone: &str, user: bool) -> Result<Self, Failure> {
+        let program = of_zone(zone);
+        let mut argv = vec![program.as_str()];
+        if user {
+            argv.extend(["--uid", USER_ID]);
+        }
+        argv.push("victim");
+        let process = node.spawn(&format!("victim-{zone}-{user}"), &argv)?;
+        let line = process.wait_line("ready")?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["ready", address, descriptor] = words.as_slice() else {
+            return Err(Failure::new(format!("the victim says '{line}'")));
+        };
+        Ok(Self {
+            address: (*address).into(),
+            descriptor: (*descriptor).into(),
+            process,
+        })
+    }
+
+    /// The ways to attack it.
+    fn ways(&self, prefix: &str) -> Vec<String> {
+        let (pid, address, descriptor) = (self.process.pid(), &self.address, &self.descriptor);
+        [
+            format!("signal:kill={pid},10"),
+            format!("probe:kill={pid},0"),
+            format!("pidfd-signal:pidfd-signal={pid}"),
+            format!("sigio:sigio={pid}"),
+            format!("ptrace:ptrace={pid}"),
+            format!("mem:mem={pid},{address}"),
+            format!("environ:environ={pid}"),
+            format!("fd-link:fd-link={pid}"),
+            format!("vm-read:vm-read={pid},{address}"),
+            format!("vm-write:vm-write={pid},{address}"),
+            format!("getfd:getfd={pid},{descriptor}"),
+            format!("perf:perf={pid}"),
+        ]
+        .map(|way| format!("{prefix}{way}"))
+        .into()
+    }
+}
+
+fn of_zone(zone: &str) -> String {
+    format!("/srv/zone{zone}/dsi-escape")
+}
+
+/// The ways through an exec. Who is in zone 20 afterwards can signal zone 20; who is in zone 10, zone 10.
+fn execs(other: &Victim, own: &Victim) -> Vec<String> {
+    let other = format!("kill={},10", other.process.pid());
+    let own = format!("kill={},10", own.process.pid());
+    let (ten, twenty) = (of_zone("10"), of_zone("20"));
+    let twenty = twenty.as_str();
+    let mut ways: Vec<String> = [
+        ("exec", "plain", twenty),
+        ("exec-nnp", "nnp", twenty),
+        ("exec-traced", "traced", twenty),
+        ("exec-shared", "shared", twenty),
+        ("exec-userns", "userns", twenty),
+        ("exec-copied", "copied", twenty),
+        ("exec-renamed", "plain", "/srv/zone20/renamed"),
+        ("exec-moved", "plain", "/srv/plain/moved"),
+        ("exec-linked", "linked", twenty),
+        ("exec-memfd", "memfd", twenty),
+        ("exec-deleted", "deleted", twenty),
+        ("exec-script", "plain", "/srv/zone20/script"),
+        ("exec-nosuid", "plain", "/srv/nosuid/dsi-escape"),
+        ("exec-bound", "plain", "/srv/bound/dsi-escape"),
+        ("exec-overlay", "plain", "/srv/over/all/dsi-escape"),
+        ("exec-copied-up", "plain", "/srv/over/all/up"),
+        ("exec-overlay-copy", "plain", "/srv/over/all/copy"),
+    ]
+    .map(|(key, how, program)| format!("{key}:run={how},{program},{other}"))
+    .into();
+    ways.extend(
+        ["nnp", "traced", "shared", "userns"]
+            .map(|how| format!("own-exec-{how}:run={how},{ten},{own}")),
+    );
+    ways.extend([
+        format!("preload:run=preload,{twenty},preloaded=libresolv"),
+        format!("own-preload:run=preload,{ten},preloaded=libresolv"),
+        format!("secure:run=plain,{twenty},secure"),
+    ]);
+    ways
+}
+
+/// The ways through the machine.
+const MACHINE: &[&str] = &[
+    "label:label=/srv/room/unlabelled",
+    "unlabel:unlabel=/srv/room/labelled",
+    "insmod:insmod",
+    "rmmod:rmmod",
+    "bpf:bpf",
+    "kexec:kexec",
+    "cad:ctrl-alt-del",
+    "sysrq:write=/proc/sysrq-trigger",
+    "disk:read=/dev/vda",
+    "dev-mem:read=/dev/mem",
+    "kprobe:write=/sys/kernel/tracing/kprobe_events",
+    "sysctl:write=/proc/sys/kernel/core_pattern",
+    "cgroup:write=/srv/cgroup/cgroup.procs",
+    "own-file:write=/srv/room/unlabelled",
+    "own-proc:write=/proc/self/comm",
+    "mount:mount=/srv/mnt",
+    "chroot:chroot=/srv",
+    "lo:lo",
+    "command:run=plain,/opt/dsi/bin/dsictl,other=ps",
+];
+/// Those from within name spaces of one's own.
+const OWN_NAMESPACE: &[&str] = &[
+    "own-ns-lo:unshared-lo",
+    "own-ns-label:unshared-label=/srv/room/mine",
+    "own-ns-command:run=userns,/opt/dsi/bin/dsictl,other=ps",
+];
+
+fn setup(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    load(node, &[])?;
+    enrol(cluster, &["munster"], 1)?;
+    let regime = Regime::establish(cluster, &["munster"])?;
+    node.run(&["bash", "-c", PREPARE, "prepare", PROGRAM])?
+        .ok()?;
+    node.run(&["install", "-o", USER_ID, "/dev/null", "/srv/room/mine"])?
+        .ok()?;
+    regime.enforce(node, POLICY)?;
+    let mark = node.kernel_mark();
+    let mut victims = Vec::new();
+    for (zone, user) in [("20", false), ("20", true), ("10", false), ("10", true)] {
+        victims.push(Victim::start(node, zone, user)?);
+    }
+    let [of_root, of_user, own_of_root, own_of_user] = victims.as_slice() else {
+        return Err(Failure::new("four victims"));
+    };
+    let mut came = BTreeMap::new();
+    for (place, zone, user, other, own) in [
+        (ROOT, "10", false, of_root, own_of_root),
+        (USER, "10", true, of_user, own_of_user),
+        (TRUSTED_ROOT, "30", false, of_root, own_of_root),
+        (TRUSTED_USER, "30", true, of_user, own_of_user),
+    ] {
+        let program = of_zone(zone);
+        let mut argv = vec![program];
+        if user {
+            argv.extend(["--uid".into(), USER_ID.into()]);
+        } else {
+            argv.extend(MACHINE.iter().map(|way| (*way).to_owned()));
+        }
+        argv.extend(OWN_NAMESPACE.iter().map(|way| (*way).to_owned()));
+        argv.extend(other.ways(""));
+        if zone == "10" {
+            argv.extend(own.ways("own-"));
+            argv.extend(execs(other, own));
+        }
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let output = node.run(&argv)?.ok()?;
+        for line in output.stdout.lines() {
+            if let Some((key, result)) = line.split_once(' ') {
+                came.insert((place, key.to_owned()), result.to_owned());
+            }
+        }
+    }
+    cluster.kept = Some(Box::new(Kept {
+        came,
+        victims,
+        mark,
+    }));
+    Ok(())
+}
+
+/// Fails unless each of these ways, tried from each of these places, ended in one of these words.
+fn all(cluster: &Cluster, places: &[&'static str], ways: &[&str], words: &[&str]) -> TestResult {
+    let kept: &Kept = kept(cluster)?;
+    for &place in places {
+        for way in ways {
+            let came = kept.came.get(&(place, (*way).to_owned()));
+            let came = came.map_or("nothing", String::as_str);
+            check!(
+                words.contains(&came),
+                "{way} as {place}: expected one of {words:?}, it was {came}; all of it: {:?}",
+                kept.came
+            );
+        }
+    }
+    Ok(())
+}
+
+fn between(cluster: &Cluster, ways: &[&str]) -> TestResult {
+    all(cluster, &[ROOT, USER], ways, REFUSED)
+}
+
+fn within(cluster: &Cluster, ways: &[&str]) -> TestResult {
+    let own: Vec<String> = ways.iter().map(|way| format!("own-{way}")).collect();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
+    all(cluster, &[ROOT, USER], &own, &["done"])
+}
+
+fn permitted(cluster: &Cluster, ways: &[&str]) -> TestResult {
+    all(cluster, &[TRUSTED_ROOT, TRUSTED_USER], ways, &["done"])
+}
+
+fn command(cluster: &Cluster, place: &'static str, allowed: bool) -> TestResult {
+    let kept: &Kept = kept(cluster)?;
+    let came = kept.came.get(&(place, "command".to_owned()));
+    let came = came.map_or("nothing", String::as_str);
+    check!(
+        came.starts_with("exit-") && (came == "exit-0") == allowed,
+        "dsictl ps as {place}: {came}"
+    );
+    Ok(())
+}
+
+fn own_namespace_command(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = kept(cluster)?;
+    for place in [ROOT, USER, TRUSTED_ROOT, TRUSTED_USER] {
+        let came = kept.came.get(&(place, "own-ns-command".to_owned()));
+        let came = came.map_or("nothing", String::as_str);
+        check!(
+            came.starts_with("exit-") && came != "exit-0",
+            "dsictl ps in a name space of its own as {place}: {came}"
+        );
+    }
+    Ok(())
+}
+
+/// The default zone, where administrators log in, may do what its rules say: end zone 20, and not look into it.
+fn by_default(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = kept(cluster)?;
+    let victim = kept.victims.first().map(|victim| victim.process.pid());
+    let pid = victim
+        .ok_or_else(|| Failure::new("there is no victim"))?
+        .to_string();
+    let node = cluster.node("munster")?;
+    node.run(&["kill", "-USR1", &pid])?.ok()?;
+    // What needs no more than to read memory CAP_PERFMON gives to the default zone's root, so not `environ`.
+    let denied = node.run(&["readlink", &format!("/proc/{pid}/fd/0")])?;
+    check_eq!(denied.code, Some(1), "{}", denied.describe());
+    Ok(())
+}
+
+/// Who did what to whom, and why not, is in the log.
+fn told(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = kept(cluster)?;
+    let node = cluster.node("munster")?;
+    for (head, fields) in [
+        (
+            "denied sscid=10 ssnid=1 tscid=20 tsnid=1 perm=signal",
+            [("reason", "no-permission"), ("hook", "task_kill")],
+        ),
+        (
+            "denied sscid=10 ssnid=1 tscid=20 tsnid=1 perm=trace",
+            [("reason", "no-permission"), ("hook", "ptrace_access_check")],
+        ),
+        (
+            "denied sscid=10 ssnid=1 tscid=20 tsnid=1 perm=execute",
+            [("reason", "unsafe-exec"), ("hook", "bprm_creds_from_file")],
+        ),
+        (
+            "denied sscid=10 ssnid=1 tscid=0 tsnid=1 perm=load_module",
+            [("reason", "no-permission"), ("hook", "capable")],
+        ),
+        (
+            "denied sscid=10 ssnid=1 tscid=0 tsnid=1 perm=raw_io",
+            [("reason", "no-permission"), ("hook", "file_open")],
+        ),
+    ] {
+        let denial = Denial::wait(node, kept.mark, head)?;
+        for (field, value) in fields {
+            denial.says(field, value)?;
+        }
+    }
+    Ok(())
+}
