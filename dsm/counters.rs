@@ -37,6 +37,7 @@ const NAMES: [&str; REFUSED as usize] = [
     "out-inserted",
     "out-no-room",
     "out-deceiving",
+    "flows-aborted",
     "out-no-key",
     "in-labelled",
     "in-unlabelled",

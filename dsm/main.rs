@@ -25,6 +25,7 @@ module! {
 /// The loaded module. Fields are dropped in their order, which is that of unloading.
 struct Dsm {
     _family: netlink::Family,
+    _workers: sys::revoke::Workers,
     _hooks: Hooks,
     _state: netlink::State,
 }
@@ -96,10 +97,12 @@ impl kernel::Module for Dsm {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let state = netlink::State::new()?;
         let hooks = Hooks::start()?;
+        let workers = sys::revoke::Workers::new()?;
         let family = netlink::Family::register()?;
         pr_info!("loaded, {} hooks\n", sys::lsm::names().count());
         Ok(Self {
             _family: family,
+            _workers: workers,
             _hooks: hooks,
             _state: state,
         })

@@ -10,6 +10,7 @@ pub(crate) mod transfer;
 
 use crate::audit;
 use crate::engine::{Mode, ScId, SnId};
+use crate::hooks::revoke;
 use crate::state::{
     self,
     keys::Key,
@@ -135,12 +136,12 @@ pub(crate) fn status() -> Status {
 }
 
 /// Runs a change of the node map.
-fn change(f: impl FnOnce(&mut Map) -> Result<(), Refusal>) -> Result<(), Refusal> {
+fn change<T>(f: impl FnOnce(&mut Map) -> Result<T, Refusal>) -> Result<T, Refusal> {
     let mut map = lock::NODES.lock();
     // Without a map nothing is set up, and no command comes in.
-    f(map.as_mut().ok_or(Refusal::NoMemory)?)?;
+    let result = f(map.as_mut().ok_or(Refusal::NoMemory)?)?;
     state::changed();
-    Ok(())
+    Ok(result)
 }
 
 fn need<T>(value: Option<T>, attr: u16, name: &'static str) -> Result<T, Refusal> {
@@ -192,6 +193,7 @@ pub(crate) fn config_set(config: &Config<'_>) -> Result<(), Refusal> {
     }
     if let Some(snid) = snid {
         change(|map| map.set_snid(snid))?;
+        revoke::connections();
     }
     Ok(())
 }
@@ -219,6 +221,7 @@ pub(crate) fn policy_commit(port: Port, signature: Option<&[u8]>) -> Result<u64,
     let image = transfer.ok_or(Refusal::NoTransfer)?.complete()?;
     let signature = need(signature, attribute::POLICY_SIGNATURE, "signature")?;
     let version = policy::install(image, signature)?;
+    revoke::connections();
     audit::policy_changed();
     Ok(version)
 }
@@ -280,20 +283,26 @@ pub(crate) fn node_set(request: &NodeRequest<'_>) -> Result<(), Refusal> {
         (None, Some(_)) => return Err(Refusal::KeyWithoutEpoch),
     };
     let addresses = (request.count > 0).then_some(addresses);
-    change(|map| {
+    let lost = change(|map| {
         map.set_node(NodeSet {
             snid,
             addresses,
             key,
         })
-    })
+    })?;
+    if lost {
+        revoke::connections();
+    }
+    Ok(())
 }
 
 /// `node-del`.
 pub(crate) fn node_del(snid: Option<u32>) -> Result<(), Refusal> {
     let snid = need(snid, attribute::NODE_SNID, "snid")?;
     let snid = node_of(attribute::NODE_SNID, snid)?;
-    change(|map| map.delete_node(snid))
+    change(|map| map.delete_node(snid))?;
+    revoke::connections();
+    Ok(())
 }
 
 /// One step of `node-get`: the node after `after`.
@@ -319,5 +328,7 @@ pub(crate) fn task_get(task: TaskRef<'_>) -> ScId {
 
 /// `task-set`: all threads of the task's process.
 pub(crate) fn task_set(task: TaskRef<'_>, scid: ScId) -> Result {
-    tasks::set_process(task, scid)
+    tasks::set_process(task, scid)?;
+    revoke::connections_of(task, scid);
+    Ok(())
 }

@@ -253,37 +253,17 @@ fn weigh(
     if source.scid == ScId::KERNEL && packet.is_kernel_reply() {
         return Decision::PERMIT;
     }
-    // A proven label proves the node, not that the node runs the zone.
-    if let (Some(policy), true) = (policy, source != Peer::OUTSIDE) {
-        let hosting = policy.hosting(source.snid, source.scid);
-        if hosting.is_refusal() {
-            return hosting;
+    let decision = reach(policy, source, targets, |policy, target| {
+        if packet.protocol() != TCP {
+            return datagram(policy, packet, source, target);
         }
-    }
-    let own = nodes::own();
-    let [scid, owner] = targets;
-    let one = |scid| {
-        let target = Peer { scid, snid: own };
-        decide(policy, scid, |policy| {
-            let decision = if packet.protocol() != TCP {
-                datagram(policy, packet, source, target)
-            } else {
-                flow(policy, socket, packet, source, target)
-            };
-            match decision.reason {
-                Reason::NoPermission if source == Peer::OUTSIDE => Decision {
-                    reason: Reason::NoLabel,
-                    ..decision
-                },
-                _ => decision,
-            }
-        })
-    };
-    let decision = one(scid);
-    if decision.is_refusal() {
-        return decision;
-    }
-    let decision = if owner == scid { decision } else { one(owner) };
+        let role = match socket {
+            _ if packet.is_listening() => Role::Passive,
+            Some(socket) => socket.role(),
+            None => Role::Unknown,
+        };
+        flow(policy, role, source, target)
+    });
     if decision.is_refusal() || packet.protocol() != TCP || packet.is_listening() {
         return decision;
     }
@@ -299,19 +279,45 @@ fn weigh(
     }
 }
 
-/// The decision on a segment of a TCP flow: of the connection that it belongs to.
-fn flow(
-    policy: &Policy<'_>,
-    socket: Option<&Socket>,
-    packet: &Packet<'_>,
+/// May a sender reach a socket of one ScID, owned by a process of another or the same? `ask` asks
+/// the policy for each of the two.
+pub(super) fn reach(
+    policy: Option<&Policy<'_>>,
     source: Peer,
-    target: Peer,
+    [scid, owner]: [ScId; 2],
+    ask: impl Fn(&Policy<'_>, Peer) -> Decision,
 ) -> Decision {
-    let role = match socket {
-        _ if packet.is_listening() => Role::Passive,
-        Some(socket) => socket.role(),
-        None => Role::Unknown,
+    // A proven label proves the node, not that the node runs the zone.
+    if let (Some(policy), true) = (policy, source != Peer::OUTSIDE) {
+        let hosting = policy.hosting(source.snid, source.scid);
+        if hosting.is_refusal() {
+            return hosting;
+        }
+    }
+    let own = nodes::own();
+    let one = |scid| {
+        let target = Peer { scid, snid: own };
+        decide(policy, scid, |policy| {
+            let decision = ask(policy, target);
+            match decision.reason {
+                Reason::NoPermission if source == Peer::OUTSIDE => Decision {
+                    reason: Reason::NoLabel,
+                    ..decision
+                },
+                _ => decision,
+            }
+        })
     };
+    let decision = one(scid);
+    if decision.is_refusal() || owner == scid {
+        decision
+    } else {
+        one(owner)
+    }
+}
+
+/// The decision on a segment of a TCP flow: of the connection that it belongs to.
+pub(super) fn flow(policy: &Policy<'_>, role: Role, source: Peer, target: Peer) -> Decision {
     match role {
         Role::Passive => policy.network_connect(source, target),
         Role::Active => match source.scid {

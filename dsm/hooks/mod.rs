@@ -11,6 +11,7 @@ pub(crate) mod exec;
 pub(crate) mod machine;
 pub(crate) mod option;
 pub(crate) mod process;
+pub(crate) mod revoke;
 pub(crate) mod socket;
 pub(crate) mod unix;
 

@@ -387,8 +387,8 @@ impl Map {
         Ok(())
     }
 
-    /// Adds a node, or changes its addresses or one of its keys.
-    pub(crate) fn set_node(&mut self, request: NodeSet) -> Result<(), Refusal> {
+    /// Adds a node, or changes its addresses or one of its keys; whether it has lost an address.
+    pub(crate) fn set_node(&mut self, request: NodeSet) -> Result<bool, Refusal> {
         let snid = request.snid;
         if request.key.is_some() && snid == self.snid {
             return Err(Refusal::OwnKey);
@@ -418,6 +418,7 @@ impl Map {
             &mut entries,
         )?;
         let gone = self.gone(snid, &addresses, &mut entries)?;
+        let lost = !gone.is_empty();
         let record = Record { addresses, keys };
         if let Some(before) = self.nodes.get_mut(&number(snid)) {
             *before = record;
@@ -431,7 +432,7 @@ impl Map {
             self.table.remove(address);
         }
         self.put_all(entries);
-        Ok(())
+        Ok(lost)
     }
 
     /// The addresses that a node loses; those that are an interface's of ours become our own.

@@ -3,7 +3,7 @@
 //! What is known of each TCP and UDP socket: whose it is, what it is to the policy, and what was
 //! decided last. A socket without an entry is older than the module and of the default zone.
 
-use crate::engine::{Peer, Policy, ScId};
+use crate::engine::{Peer, Policy, ScId, SnId};
 use crate::sys::net::{Family, HeldSock, SockRef};
 use crate::sys::ptrmap::{self, Context, Held, PtrMap};
 use crate::sys::seqcell::SeqCell;
@@ -36,6 +36,8 @@ pub(crate) struct Socket {
     era: AtomicU64,
     // Whether a reference may be taken: not while a clone is being made.
     live: AtomicBool,
+    // The last generation in which it was asked whether its connection may go on.
+    swept: AtomicU64,
     // The families that room for labels has been asked for, successfully or not.
     reserved: AtomicU8,
     label: SeqCell<2>,
@@ -178,6 +180,33 @@ pub(crate) fn owner_of(socket: Option<&Socket>) -> ScId {
     socket.map_or(ScId::DEFAULT, Socket::owner)
 }
 
+/// Calls `f` with each socket that may have a connection and that has not been asked for it in
+/// this generation or a later one. Process context; `f` may sleep.
+pub(crate) fn for_each_connected(generation: u64, mut f: impl FnMut(HeldSock)) {
+    for index in 0..1_usize << live::BITS {
+        while let Some(sock) = next_connected(index, generation) {
+            f(sock);
+        }
+        if index % 64 == 0 {
+            ptrmap::resched();
+        }
+    }
+}
+
+fn next_connected(index: usize, generation: u64) -> Option<HeldSock> {
+    let mut found = None;
+    SOCKETS.with_bucket(index, |object, socket| {
+        if found.is_none()
+            && socket.live.load(Ordering::Acquire)
+            && (socket.role() != Role::Unknown || socket.peer().is_some())
+            && socket.swept.fetch_max(generation, Ordering::Relaxed) < generation
+        {
+            found = live::hold(object);
+        }
+    });
+    found
+}
+
 /// Takes the room for labels back from all sockets. Process context; sleeps.
 pub(crate) fn unreserve_all() {
     for index in 0..1_usize << live::BITS {
@@ -209,6 +238,7 @@ impl Socket {
             peer: AtomicU64::new(0),
             era: AtomicU64::new(0),
             live: AtomicBool::new(live),
+            swept: AtomicU64::new(0),
             reserved: AtomicU8::new(0),
             label: SeqCell::new(),
             sent: SeqCell::new(),
@@ -271,6 +301,25 @@ impl Socket {
     /// Whether the flow's peer has shown a label.
     pub(crate) fn is_bound(&self) -> bool {
         self.peer.load(Ordering::Relaxed) != 0
+    }
+
+    /// The label that the flow's peer has shown.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        let word = self.peer.load(Ordering::Relaxed);
+        (word != 0).then_some(Peer {
+            scid: ScId((word >> 32) as u32),
+            snid: SnId::from_u16(word as u16),
+        })
+    }
+
+    /// The ScIDs of the processes that last sent and received through it.
+    pub(crate) fn users(&self) -> (Option<ScId>, Option<ScId>) {
+        let sent = self.sent.get().map(|[_, subject, _]| ScId(subject as u32));
+        let received = self.received.get();
+        (
+            sent,
+            received.map(|[_, subject]| ScId((subject >> 32) as u32)),
+        )
     }
 
     /// Binds the flow to the label that its peer shows; false if it was bound to another one.

@@ -26,6 +26,7 @@ pub(crate) mod params;
 pub(crate) mod prf;
 pub(crate) mod ptrmap;
 pub(crate) mod rcu;
+pub(crate) mod revoke;
 pub(crate) mod secret;
 pub(crate) mod seqcell;
 pub(crate) mod sockets;

@@ -140,6 +140,31 @@ impl HeldSock {
         (!sk.is_null()).then_some(Self(sk))
     }
 
+    /// Takes a reference over.
+    ///
+    /// # Safety
+    ///
+    /// The caller has a reference on the socket, and gives it away.
+    pub(super) unsafe fn from_raw(sk: *mut bindings::sock) -> Self {
+        Self(sk)
+    }
+
+    /// Gives the reference away.
+    pub(super) fn into_raw(self) -> *mut bindings::sock {
+        core::mem::ManuallyDrop::new(self).0
+    }
+
+    /// For the shim.
+    pub(super) fn as_raw(&self) -> *const bindings::sock {
+        self.0
+    }
+
+    /// The socket, as long as the reference is held.
+    pub(crate) fn sock(&self) -> SockRef<'_> {
+        // SAFETY: a reference is held.
+        unsafe { SockRef::from_raw(self.0) }
+    }
+
     /// Takes the room for labels back. Process context; sleeps.
     pub(crate) fn unreserve(&self) {
         // SAFETY: a reference is held.

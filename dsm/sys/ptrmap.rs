@@ -44,6 +44,18 @@ pub(crate) fn synchronize() {
     }
 }
 
+/// Waits until everybody who reads now has done. Sleeps.
+pub(crate) fn wait_for_readers() {
+    // SAFETY: process context, no RCU read lock is held.
+    unsafe { bindings::dsm_synchronize() };
+}
+
+/// Lets others run, if it is their turn. Sleeps.
+pub(crate) fn resched() {
+    // SAFETY: process context, no lock is held.
+    unsafe { bindings::dsm_resched() };
+}
+
 /// An object whose entry is in the map, while its bucket is locked: the object has not been freed,
 /// because freeing it takes the entry out first.
 pub(crate) struct Object<'a>(usize, PhantomData<&'a ()>);
@@ -238,6 +250,10 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
         let Some(bucket) = self.bucket(index) else {
             return false;
         };
+        // Whoever walks all buckets need not lock those that have nothing.
+        if bucket.load(Ordering::Relaxed).is_null() {
+            return true;
+        }
         locked(index, || {
             let mut at = bucket.load(Ordering::Acquire);
             // SAFETY: the bucket's lock is held, so its nodes stay.

@@ -13,6 +13,7 @@
 #include "hooks.h"
 #include "mem.h"
 #include "net.h"
+#include "revoke.h"
 
 /* params.c: the module's parameters, fixed from insmod on. */
 extern bool dsm_param_hooks_only;

@@ -32,6 +32,11 @@ impl TaskRef<'_> {
     pub(crate) fn key(self) -> usize {
         self.0 as usize
     }
+
+    /// For the shim.
+    pub(super) fn as_raw(self) -> *const bindings::task_struct {
+        self.0
+    }
 }
 
 /// The task that acts, or `None` where the kernel itself does: in softirq, in a kernel thread.

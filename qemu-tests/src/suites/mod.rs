@@ -10,6 +10,7 @@ pub mod label;
 pub mod module;
 pub mod policy_load;
 pub mod programs;
+pub mod revoke;
 pub mod selftests;
 pub mod sockets;
 pub mod twins;
@@ -29,6 +30,7 @@ pub const ALL: &[Suite] = &[
     forgery::SUITE,
     attack::SUITE,
     escape::SUITE,
+    revoke::SUITE,
     two_operators::SUITE,
     administration::SUITE,
     programs::SUITE,
