@@ -38,6 +38,7 @@ const NAMES: [&str; REFUSED as usize] = [
     "out-no-room",
     "out-deceiving",
     "flows-aborted",
+    "rejected",
     "out-no-key",
     "in-labelled",
     "in-unlabelled",

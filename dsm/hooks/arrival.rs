@@ -17,9 +17,14 @@ use crate::sys::ptrmap::Held;
 
 const HOOK: &str = "socket_sock_rcv_skb";
 
-/// See above.
+/// See above. `reject` answers the packet with 'administratively prohibited'.
 #[inline]
-pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -> Verdict {
+pub(crate) fn arrival(
+    sock: SockRef<'_>,
+    packet: &Packet<'_>,
+    held: &Held<'_>,
+    reject: impl FnOnce(),
+) -> Verdict {
     let generation = state::generation();
     if packet.is_raw() {
         return raw(sock, packet, generation, held);
@@ -38,7 +43,17 @@ pub(crate) fn arrival(sock: SockRef<'_>, packet: &Packet<'_>, held: &Held<'_>) -
     if is_open(generation) {
         return Ok(());
     }
-    judge(sock, socket, packet, [generation, era])
+    let verdict = judge(sock, socket, packet, [generation, era]);
+    if verdict.is_err() && packet.opens() && is_rejecting() {
+        reject();
+    }
+    verdict
+}
+
+/// Whether refused packets are answered. Who sent them learns that they were refused, not why.
+#[cold]
+fn is_rejecting() -> bool {
+    policy::with(|policy, _| policy.is_some_and(|policy| policy.meta().reject()))
 }
 
 /// What a process' raw or ICMP socket receives is judged as datagrams from the sender to the

@@ -5,7 +5,7 @@
 
 use crate::engine::{Image, Mode, Policy, PolicyMeta};
 use crate::netlink::refusal::{errno, Refusal};
-use crate::sys::{cms, lock, params, rcu::RcuCell};
+use crate::sys::{cms, lock, params, rcu::RcuCell, revoke::Stay};
 use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::{alloc::KVVec, prelude::*};
 
@@ -79,7 +79,7 @@ pub(crate) fn install(image: KVVec<u8>, signature: &[u8]) -> Result<u64, Refusal
         })?
         .meta();
     // From the comparison with what is in force to the swap nobody else may install.
-    let _install = lock::INSTALL.lock();
+    let mut stay = lock::INSTALL.lock();
     let ours = lock::NODES
         .lock()
         .as_ref()
@@ -97,12 +97,20 @@ pub(crate) fn install(image: KVVec<u8>, signature: &[u8]) -> Result<u64, Refusal
             in_force,
         });
     }
+    let stays = !meta.unload() && !params::unload();
+    if stays && stay.is_none() {
+        // None if the module is on its way out already: nothing keeps it then.
+        *stay = Stay::new();
+    }
     let epoch = epoch() + 1;
     // INVARIANT: `meta` is of this very image, which nobody can change any more.
     let next = KBox::new(InForce { image, meta, epoch }, GFP_KERNEL)?;
     IN_FORCE.replace(Some(next));
     EPOCH.store(epoch, Ordering::Release);
     super::changed();
+    if !stays {
+        *stay = None;
+    }
     pr_notice!(
         "policy {} in force, {}, {} rules, epoch {}\n",
         meta.version(),

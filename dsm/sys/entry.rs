@@ -510,7 +510,9 @@ entries! {
         let held = unsafe { Held::assume() };
         // SAFETY: the socket lives while the hook runs.
         let sock = unsafe { SockRef::from_raw(sk) };
-        errno(arrival::arrival(sock, &packet, &held), EACCES)
+        // SAFETY: the hook's packet.
+        let reject = || unsafe { bindings::dsm_reject(skb) };
+        errno(arrival::arrival(sock, &packet, &held, reject), EACCES)
     }
 
     fn dsm_departure(

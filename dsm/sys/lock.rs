@@ -7,6 +7,7 @@
 
 use crate::netlink::transfer::Transfers;
 use crate::state::nodes::Map;
+use crate::sys::revoke::Stay;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
 
@@ -17,9 +18,10 @@ kernel::sync::global_lock! {
 }
 
 kernel::sync::global_lock! {
-    /// Held from the comparison with the policy in force to the swap.
+    /// Held from the comparison with the policy in force to the swap; what keeps the module loaded
+    /// while that policy is.
     // SAFETY: as for `NODES`.
-    pub(crate) unsafe(uninit) static INSTALL: Mutex<()> = ();
+    pub(crate) unsafe(uninit) static INSTALL: Mutex<Option<Stay>> = None;
 }
 
 kernel::sync::global_lock! {

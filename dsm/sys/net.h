@@ -98,6 +98,7 @@ int dsm_reserve(const struct sock *sk, u32 family);
 int dsm_reserve_locked(struct sock *sk);
 void dsm_unreserve(struct sock *sk);
 bool dsm_reserve_child(const struct request_sock *req);
+void dsm_reject(struct sk_buff *skb);	/* reject.c */
 u32 dsm_request_peer(const struct sock *child, const struct request_sock *req, u8 *address);
 struct sock *dsm_sock_get(const struct sock *sk);
 void dsm_sock_put(struct sock *sk);

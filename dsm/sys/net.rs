@@ -12,6 +12,8 @@ use kernel::prelude::*;
 
 /// IP protocol number of TCP.
 pub(crate) const TCP: u8 = 6;
+const UDP: u8 = 17;
+const UDP_LITE: u8 = 136;
 
 /// An IPv4 address in host order as an address of either family.
 #[inline(always)]
@@ -475,6 +477,17 @@ impl<'a> Packet<'a> {
             && self.raw.empty
             && self.raw.tcp_flags & (RST | ACK) != 0
             && self.raw.tcp_flags & (SYN | FIN) == 0
+    }
+
+    /// Whether it is a datagram, or opens a connection: its sender waits for an answer that would
+    /// never come.
+    pub(crate) fn opens(&self) -> bool {
+        const SYN: u8 = 2;
+        const ACK: u8 = 16;
+        match self.raw.protocol {
+            TCP => self.raw.listening && self.raw.tcp_flags & (SYN | ACK) == SYN,
+            protocol => matches!(protocol, UDP | UDP_LITE),
+        }
     }
 
     /// Whether the receiving socket waits for connections.

@@ -19,3 +19,7 @@ MODULE_PARM_DESC(enrolled, "deny all but management until a policy is installed"
 char *dsm_param_anchor;
 module_param_named(anchor, dsm_param_anchor, charp, 0444);
 MODULE_PARM_DESC(anchor, "path of the policy signers' certificate (DER)");
+
+bool dsm_param_unload;
+module_param_named(unload, dsm_param_unload, bool, 0444);
+MODULE_PARM_DESC(unload, "may be unloaded whatever the policy in force says");

@@ -17,6 +17,12 @@ pub(crate) fn enrolled() -> bool {
     unsafe { bindings::dsm_param_enrolled }
 }
 
+/// The module may be unloaded whatever the policy in force says.
+pub(crate) fn unload() -> bool {
+    // SAFETY: as in `hooks_only`.
+    unsafe { bindings::dsm_param_unload }
+}
+
 /// The path of the policy signers' certificate, if one was given.
 pub(crate) fn anchor() -> Option<&'static CStr> {
     // SAFETY: as in `hooks_only`.

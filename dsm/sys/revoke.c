@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ends established TCP connections. Which ones are to end is Rust's matter.
+ * Ends established TCP connections, and keeps the module loaded while a policy says so. Which
+ * connections are to end, and what a policy says, is Rust's matter.
  *
  * A connection is ended under its socket's lock, which a process may hold for as long as it likes
  * (a system call that copies from memory of the process' own making). So each is ended by a worker,
@@ -11,6 +12,7 @@
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/module.h>
 #include <linux/net.h>
 #include <linux/refcount.h>
 #include <linux/sched/task.h>
@@ -180,4 +182,15 @@ bool dsm_task_socks(const struct task_struct *ctask, struct dsm_task_socks *out)
 		full = iterate_fd(task->files, out->next, on_fd, &found);
 	task_unlock(task);
 	return full;
+}
+
+/* Whether the module may not be unloaded now; false if it is already on its way. */
+bool dsm_stay(void)
+{
+	return try_module_get(THIS_MODULE);
+}
+
+void dsm_stay_no_longer(void)
+{
+	module_put(THIS_MODULE);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Connections that are to end. All of it sleeps or may. */
+/* Connections that are to end, and the module's hold on itself. All of it sleeps or may. */
 #ifndef DSM_SYS_REVOKE_H
 #define DSM_SYS_REVOKE_H
 
@@ -31,5 +31,7 @@ void dsm_sweep_abort(struct dsm_sweep *sweep, struct sock *sk);
 bool dsm_sweep_end(struct dsm_sweep *sweep);
 bool dsm_flow_of(const struct sock *sk, struct dsm_flow *flow);	/* any context */
 bool dsm_task_socks(const struct task_struct *task, struct dsm_task_socks *out);
+bool dsm_stay(void);
+void dsm_stay_no_longer(void);
 
 #endif

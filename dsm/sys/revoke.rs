@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Connections that are to end.
+//! Connections that are to end, and the module's hold on itself.
 
 use super::bindings;
 use super::net::HeldSock;
@@ -100,5 +100,23 @@ pub(crate) fn for_each_socket(task: TaskRef<'_>, mut f: impl FnMut(HeldSock)) {
         if !more {
             return;
         }
+    }
+}
+
+/// Keeps the module loaded while it lives.
+pub(crate) struct Stay(());
+
+impl Stay {
+    /// `None` if the module is already going.
+    pub(crate) fn new() -> Option<Self> {
+        // SAFETY: any context.
+        unsafe { bindings::dsm_stay() }.then_some(Self(()))
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        // SAFETY: the reference is this value's own.
+        unsafe { bindings::dsm_stay_no_longer() };
     }
 }

@@ -125,7 +125,8 @@ const POLICY: &str = "two-operators.xml";
 
 fn setup(cluster: &mut Cluster) -> TestResult {
     for node in cluster.nodes() {
-        insmod(node, &[])?;
+        // A test unloads it under the policy in force, which refuses that otherwise.
+        insmod(node, &["unload=1"])?;
     }
     let control = Control::start(cluster, "colby", &[("colby", 1), ("munster", 2)])?;
     control.apply(cluster, &format!("{GUEST_POLICIES}/{POLICY}"))?;
@@ -400,7 +401,7 @@ fn restart_alone(cluster: &mut Cluster) -> TestResult {
     zones_hold(cluster)?;
     let munster = cluster.node("munster")?;
     munster.run(&["rmmod", "dsm"])?.ok()?;
-    insmod(munster, &["enrolled=1"])?;
+    insmod(munster, &["enrolled=1", "unload=1"])?;
     check!(
         kernel_policy(cluster, "munster")? == (0, "closed".to_owned()),
         "an enrolled node without a policy should be closed"

@@ -1,13 +1,14 @@
 //! Proves that what a change forbids ends with it: established TCP connections that a new policy, an expelled
 //! node or a changed ScID forbids are aborted before the command is answered, at each end by its own
-//! kernel, and their allowed twins lose nothing. No servers.
+//! kernel, and their allowed twins lose nothing. Also what becomes of refused packets and of attempts to
+//! unload the module, as the policy says. No servers.
 
 use serde_json::json;
 
 use crate::cluster::{Cluster, NodeSpec};
-use crate::enrol::{enrol, load, members, requests, ynl};
+use crate::enrol::{enrol, load, members, requests, unload, ynl};
 use crate::fault::Failure;
-use crate::node::{Node, Process};
+use crate::node::{Node, Output, Process};
 use crate::regime::{self, Counters, Regime, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq};
@@ -34,6 +35,17 @@ const TESTS: &[Test] = tests! {
     "stream-from-an-expelled-node-aborted-twin-on-the-node-ok" => expelled,
     "stream-whose-zone-may-no-longer-receive-aborted-ok" => receive_withdrawn,
     "stream-of-a-process-that-changes-its-zone-aborted-its-twin-ok" => task_set,
+    "udp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "udp"),
+    "tcp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "tcp"),
+    "udp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "udp"),
+    "tcp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "tcp"),
+    "udp-under-drop-denied-without-an-answer" => |c| dropped(c, "udp"),
+    "tcp-under-drop-denied-without-an-answer" => |c| dropped(c, "tcp"),
+    "udp-under-permissive-reject-ok" => permissive_reject,
+    "unload-under-a-policy-that-refuses-it-denied" => unload_refused,
+    "unload-under-a-policy-that-permits-it-ok" => unload_permitted,
+    "unload-under-a-permissive-policy-ok" => unload_permissive,
+    "unload-with-the-override-ok" => unload_override,
 };
 
 const NAMES: [&str; 2] = ["munster", "colby"];
@@ -352,4 +364,146 @@ fn task_set(cluster: &mut Cluster) -> TestResult {
     ynl(colby, &[same])?.ok()?;
     until("the twin to go on", || Ok(twin.client.is_running()?))?;
     twin.lost_nothing(cluster)
+}
+
+/// Of zone 10, for a client that may not reach it.
+const REJECT_PORT: &str = "7111";
+/// As the document has it, to be replaced.
+const UNLOAD: &str = "unload=\"permit\"";
+
+fn rejecting(mode: &str) -> String {
+    let own = network("10", "", "10", "send receive connect");
+    // Its TCP port is zone 10's already.
+    let label = format!(
+        "<socket_label><protocol>udp</protocol><port>{REJECT_PORT}</port><new_ScID>10</new_ScID></socket_label>"
+    );
+    policy(mode, &[OWN_10, &own, &label]).replace(UNLOAD, &format!("{UNLOAD} refusal=\"reject\""))
+}
+
+/// A client of a zone asks a server of zone 10 on colby; how long it waits.
+fn ask(
+    cluster: &Cluster,
+    from: &str,
+    zone: Zone,
+    protocol: &str,
+    ms: &str,
+) -> Result<Output, Failure> {
+    let colby = cluster.node("colby")?;
+    let program = of_zone(TRAFFIC, ZONE_10);
+    let (mode, bind) = (
+        format!("{protocol}-server"),
+        format!("0.0.0.0:{REJECT_PORT}"),
+    );
+    let server = colby.spawn(
+        &format!("reject-{mode}"),
+        &[&program, &mode, "--bind", &bind],
+    )?;
+    server.wait_line("serving")?;
+    let (mode, to) = (
+        format!("{protocol}-client"),
+        format!("{}:{REJECT_PORT}", colby.ip),
+    );
+    let program = of_zone(TRAFFIC, zone);
+    let argv = [program.as_str(), &mode, "--to", &to, "--timeout-ms", ms];
+    let output = cluster.node(from)?.run(&argv)?;
+    server.stop()?;
+    Ok(output)
+}
+
+/// Zone 20 is told that it may not reach zone 10, long before its patience ends; zone 10 reaches it.
+fn rejected(cluster: &mut Cluster, from: &str, protocol: &str) -> TestResult {
+    enforce(cluster, &NAMES, &rejecting("enforcing"))?;
+    let colby = cluster.node("colby")?;
+    let before = Counters::of(colby)?;
+    // EHOSTUNREACH.
+    ask(cluster, from, ZONE_20, protocol, "60000")?
+        .exits_with(14)?
+        .says("errno=113")?;
+    let after = Counters::of(colby)?;
+    check!(after.rise(&before, "rejected")? > 0, "none was answered");
+    ask(cluster, from, ZONE_10, protocol, "60000")?
+        .ok()?
+        .says("result=ok")?;
+    let twin = Counters::of(colby)?;
+    check_eq!(twin.rise(&after, "rejected")?, 0, "rejected of the twin");
+    Ok(())
+}
+
+fn dropped(cluster: &mut Cluster, protocol: &str) -> TestResult {
+    let policy = rejecting("enforcing").replace(" refusal=\"reject\"", "");
+    enforce(cluster, &NAMES, &policy)?;
+    let colby = cluster.node("colby")?;
+    let before = Counters::of(colby)?;
+    ask(cluster, "munster", ZONE_20, protocol, "2500")?
+        .exits_with(11)?
+        .says("result=timeout")?;
+    check_eq!(
+        Counters::of(colby)?.rise(&before, "rejected")?,
+        0,
+        "rejected"
+    );
+    Ok(())
+}
+
+fn permissive_reject(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &NAMES, &rejecting("permissive"))?;
+    let colby = cluster.node("colby")?;
+    let before = Counters::of(colby)?;
+    ask(cluster, "munster", ZONE_20, "udp", "60000")?
+        .ok()?
+        .says("result=ok")?;
+    let after = Counters::of(colby)?;
+    check_eq!(after.rise(&before, "rejected")?, 0, "rejected");
+    Ok(())
+}
+
+fn refusing_unload(mode: &str) -> String {
+    allowing()
+        .replace(UNLOAD, "unload=\"refuse\"")
+        .replace("mode=\"enforcing\"", &format!("mode=\"{mode}\""))
+}
+
+/// Colby without its module.
+fn unload_colby(cluster: &Cluster) -> TestResult {
+    unload(cluster.node("colby")?).map(drop)
+}
+
+/// Colby's module anew, with parameters.
+fn reload(cluster: &mut Cluster, parameters: &[&str]) -> TestResult {
+    load(cluster.node("colby")?, parameters)?;
+    enrol(cluster, &["colby"], 1)?;
+    let regime = Regime::establish(cluster, &["colby"])?;
+    cluster.kept = Some(Box::new(regime));
+    Ok(())
+}
+
+fn unload_refused(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &["colby"], &refusing_unload("enforcing"))?;
+    let colby = cluster.node("colby")?;
+    colby
+        .run(&["rmmod", "dsm"])?
+        .exits_with(1)?
+        .says("in use")?;
+    // It goes on as if it had not been asked.
+    ask(cluster, "colby", ZONE_20, "tcp", "1500")?.exits_with(11)?;
+    Ok(())
+}
+
+fn unload_permitted(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &["colby"], &refusing_unload("enforcing"))?;
+    enforce(cluster, &["colby"], &allowing())?;
+    unload_colby(cluster)?;
+    reload(cluster, &[])
+}
+
+fn unload_permissive(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &["colby"], &refusing_unload("enforcing"))?;
+    enforce(cluster, &["colby"], &refusing_unload("permissive"))?;
+    unload_colby(cluster)?;
+    reload(cluster, &["unload=1"])
+}
+
+fn unload_override(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &["colby"], &refusing_unload("enforcing"))?;
+    unload_colby(cluster)
 }
