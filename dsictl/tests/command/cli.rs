@@ -163,14 +163,14 @@ fn a_valid_policy_is_described() {
         run.json(),
         json!({
             "file": file, "valid": true, "mode": "enforcing", "default": "deny", "version_label": "two operators",
-            "contexts": 3, "nodes": 0, "rules": 21,
+            "contexts": 3, "nodes": 0, "rules": 24,
         })
     );
     assert!(
         dsictl(&["policy", "validate", &file])
             .ends(0)
             .stdout
-            .contains("valid, enforcing, 21 rules")
+            .contains("valid, enforcing, 24 rules")
     );
 }
 

@@ -293,7 +293,7 @@ fn a_policy_goes_to_every_node_and_its_history_is_kept() {
     assert!(
         applied
             .stdout
-            .starts_with("policy 1 is signed and stored: enforcing, 21 rules"),
+            .starts_with("policy 1 is signed and stored: enforcing, 24 rules"),
         "{applied:?}"
     );
     assert!(

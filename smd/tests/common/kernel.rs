@@ -245,9 +245,6 @@ impl Kernel for Handle {
     ) -> Result<(), NetlinkError> {
         self.with(|state| {
             let wanted = addresses.unwrap_or_default();
-            if wanted.iter().any(IpAddr::is_ipv6) {
-                return Err(refused("node-set", 22, "an address does not have 4 bytes"));
-            }
             if wanted.is_empty() && !state.nodes.contains_key(&snid) {
                 return Err(refused("node-set", 22, "a new node needs an address"));
             }
