@@ -5,6 +5,7 @@ follows the description of the wire format and shares no code with the module or
 """
 import socket
 import sys
+import time
 
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
@@ -62,7 +63,23 @@ code = siphash24(bytes.fromhex(key), b"".join(word.to_bytes(8, "little") for wor
 value = bytes([0x10, epoch]) + snid.to_bytes(4, "big") + scid.to_bytes(4, "big") + code.to_bytes(8, "big")
 option = IPOption(copy_flag=1, optclass=0, option=30, length=20, value=value)
 packet = IP(src=source, dst=destination, options=[option]) / UDP(sport=sport, dport=dport) / Raw(payload.encode())
-# The raw socket takes the header as scapy built it.
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-raw.sendto(bytes(packet), (destination, 0))
+
+def neighbour(address):
+    """Device and hardware address by which the kernel reaches an address of this link."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as discard:
+        while True:
+            # Whatever goes there makes the kernel ask for the hardware address.
+            discard.sendto(b"", (address, 9))
+            with open("/proc/net/arp", encoding="ascii") as table:
+                for line in table.readlines()[1:]:
+                    found, _, _, hardware, _, device = line.split()
+                    if found == address and hardware != "00:00:00:00:00:00":
+                        return device, bytes.fromhex(hardware.replace(":", ""))
+            time.sleep(0.05)
+
+
+# Past the module of the node that sends, which would write that node's own label.
+device, hardware = neighbour(destination)
+link = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)
+link.sendto(bytes(packet), (device, 0x0800, 0, 0, hardware))
 print("sent", bytes(packet)[20:40].hex())

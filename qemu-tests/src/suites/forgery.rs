@@ -41,8 +41,8 @@ const TESTS: &[Test] = tests! {
     "made-up-code-by-scapy-denied" => scapy_wrong,
     "no-label-from-stranger-denied" => |c| no_label(c, "stranger"),
     "no-label-from-member-denied" => |c| no_label(c, "colby"),
-    "no-label-through-raw-ip-socket-of-member-denied" => |c| raw_ip(c, "colby"),
-    "no-label-through-raw-ip-socket-of-same-node-denied" => |c| raw_ip(c, "munster"),
+    "raw-ip-socket-of-member-speaks-for-its-own-zone-only-denied" => |c| raw_ip(c, "colby"),
+    "raw-ip-socket-of-same-node-speaks-for-its-own-zone-only-denied" => |c| raw_ip(c, "munster"),
     "stranger-in-a-members-name-denied" => |c| made_up_code(c, "stranger"),
     "made-up-code-from-member-denied" => |c| made_up_code(c, "colby"),
     "key-of-the-other-direction-denied" => other_direction,
@@ -594,7 +594,8 @@ fn raw_ip(cluster: &mut Cluster, sender: &str) -> TestResult {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let to = packet.destination.to_string();
-    refuses(cluster, &[("no-label", 1)], || {
+    // The module labels what a raw socket sends as what its process is, and that is of the default zone.
+    refuses(cluster, &[("no-permission", 1)], || {
         node.run(&["python3", "-c", RAW_IP, &hex, &to])?.ok()?;
         send(cluster, "colby", &[])
     })?;
