@@ -7,7 +7,7 @@ SECONDS ?= 60
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check check-host check-qemu check-attack check-selftests fuzz build module guest bench-kernel kernels fmt clean
+.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests fuzz build module guest bench-kernel kernels fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ check-qemu: setup ## only the QEMU suites (FILTER=<part of a name> for some of t
 
 check-attack: setup ## a million forged packets (PACKETS=<number>) against a node
 	@DSI_ATTACK_PACKETS=$(PACKETS) FILTER=attack/ scripts/check qemu
+
+check-programs: setup ## Redis, nginx and PostgreSQL, unchanged, each in its zone under load
+	@FILTER=programs/ scripts/check qemu
 
 check-selftests: setup ## the kernel's own network selftests, with the module and without it
 	@FILTER=selftests/ scripts/check qemu

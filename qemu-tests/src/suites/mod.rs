@@ -33,11 +33,10 @@ pub const ALL: &[Suite] = &[
     revoke::SUITE,
     two_operators::SUITE,
     administration::SUITE,
-    programs::SUITE,
 ];
 
 /// Suites that take long: they run only if the filter begins with their name.
-pub const LONG: &[Suite] = &[selftests::SUITE];
+pub const LONG: &[Suite] = &[programs::SUITE, selftests::SUITE];
 
 /// The suites that a filter may choose from.
 pub fn choice(filter: Option<&str>) -> &'static [Suite] {
