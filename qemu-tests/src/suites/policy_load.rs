@@ -189,7 +189,10 @@ fn signed_flipped(cluster: &mut Cluster) -> TestResult {
     // Version 1 is refused at the end even if the bit does not matter.
     let image = image(POLICY, 1)?;
     let mut requests = Vec::new();
-    for at in (0..image.len()).step_by(image.len() / 40) {
+    // A bit of the version itself would make a newer policy of the signer's, which is taken.
+    let version = 16..24;
+    let places = (0..image.len()).step_by(image.len() / 40);
+    for at in places.filter(|at| !version.contains(at)) {
         let mut flipped = image.clone();
         flipped[at] ^= 0x10;
         requests.extend(install_requests(
