@@ -187,6 +187,7 @@ fn policy() -> Result<Vec<u8>, Failure> {
         rules += &format!(
             "<socket_permission><source_ScID>{zone}</source_ScID><target_ScID>{zone}</target_ScID>\
              <grant>create bind connect listen accept send receive</grant></socket_permission>\
+             <system_permission><source_ScID>{zone}</source_ScID><grant>net_admin</grant></system_permission>\
              <transition><parent_ScID>2</parent_ScID><binary_ScID>{zone}</binary_ScID><new_ScID>{zone}</new_ScID></transition>"
         );
     }
