@@ -15,10 +15,6 @@ pub(crate) fn contradictions(rules: &[Rule]) -> Vec<Fault> {
     transitions(rules, &mut faults);
     labels(rules, &mut faults);
 
-    let socket: Vec<_> = SocketPermission::ALL
-        .iter()
-        .map(|p| (p.name(), p.bit()))
-        .collect();
     let of_sockets = rules.iter().filter_map(|rule| match &rule.body {
         RuleBody::SocketPermission {
             source,
@@ -28,22 +24,14 @@ pub(crate) fn contradictions(rules: &[Rule]) -> Vec<Fault> {
         } => Some(((*source, *source_node, *target), *permissions, rule)),
         _ => None,
     });
-    permissions(of_sockets, &socket, &mut faults);
+    permissions(of_sockets, SocketPermission::NAMED, &mut faults);
 
-    let network: Vec<_> = NetworkPermission::ALL
-        .iter()
-        .map(|p| (p.name(), p.bit()))
-        .collect();
     let of_networks = rules.iter().filter_map(|rule| match &rule.body {
         RuleBody::NetworkPermission { tuple, permissions } => Some((*tuple, *permissions, rule)),
         _ => None,
     });
-    permissions(of_networks, &network, &mut faults);
+    permissions(of_networks, NetworkPermission::NAMED, &mut faults);
 
-    let process: Vec<_> = ProcessPermission::ALL
-        .iter()
-        .map(|p| (p.name(), p.bit()))
-        .collect();
     let of_processes = rules.iter().filter_map(|rule| match &rule.body {
         RuleBody::ProcessPermission {
             source,
@@ -53,12 +41,8 @@ pub(crate) fn contradictions(rules: &[Rule]) -> Vec<Fault> {
         } => Some(((*source, *source_node, *target), *permissions, rule)),
         _ => None,
     });
-    permissions(of_processes, &process, &mut faults);
+    permissions(of_processes, ProcessPermission::NAMED, &mut faults);
 
-    let system: Vec<_> = SystemPermission::ALL
-        .iter()
-        .map(|p| (p.name(), p.bit()))
-        .collect();
     let of_systems = rules.iter().filter_map(|rule| match &rule.body {
         RuleBody::SystemPermission {
             source,
@@ -67,7 +51,7 @@ pub(crate) fn contradictions(rules: &[Rule]) -> Vec<Fault> {
         } => Some(((*source, *source_node), *permissions, rule)),
         _ => None,
     });
-    permissions(of_systems, &system, &mut faults);
+    permissions(of_systems, SystemPermission::NAMED, &mut faults);
     faults
 }
 

@@ -93,11 +93,8 @@ impl Reader<'_> {
         let source = source.and_then(|node| self.scid(node, Zone::Inside));
         let source_node = self.optional_snid(source_node);
         let target = target.and_then(|node| self.scid(node, Zone::Inside));
-        let names: Vec<_> = SocketPermission::ALL
-            .iter()
-            .map(|p| (p.name(), p.bit()))
-            .collect();
-        let permissions = self.permissions(grant, deny, "socket permission", &names);
+        let permissions =
+            self.permissions(grant, deny, "socket permission", SocketPermission::NAMED);
         Some(RuleBody::SocketPermission {
             source: source?,
             source_node: source_node?,
@@ -130,11 +127,8 @@ impl Reader<'_> {
                 self.fault(FaultKind::NodeOutside, tag);
             }
         }
-        let names: Vec<_> = NetworkPermission::ALL
-            .iter()
-            .map(|p| (p.name(), p.bit()))
-            .collect();
-        let permissions = self.permissions(grant, deny, "network permission", &names);
+        let permissions =
+            self.permissions(grant, deny, "network permission", NetworkPermission::NAMED);
         Some(RuleBody::NetworkPermission {
             tuple: Tuple {
                 source: source?,
@@ -153,11 +147,8 @@ impl Reader<'_> {
         let source = source.and_then(|node| self.scid(node, Zone::Inside));
         let source_node = self.optional_snid(source_node);
         let target = target.and_then(|node| self.scid(node, Zone::Inside));
-        let names: Vec<_> = ProcessPermission::ALL
-            .iter()
-            .map(|p| (p.name(), p.bit()))
-            .collect();
-        let permissions = self.permissions(grant, deny, "process permission", &names);
+        let permissions =
+            self.permissions(grant, deny, "process permission", ProcessPermission::NAMED);
         Some(RuleBody::ProcessPermission {
             source: source?,
             source_node: source_node?,
@@ -172,11 +163,8 @@ impl Reader<'_> {
             self.children(node, known, [true, false, false, false]);
         let source = source.and_then(|node| self.scid(node, Zone::Inside));
         let source_node = self.optional_snid(source_node);
-        let names: Vec<_> = SystemPermission::ALL
-            .iter()
-            .map(|p| (p.name(), p.bit()))
-            .collect();
-        let permissions = self.permissions(grant, deny, "system permission", &names);
+        let permissions =
+            self.permissions(grant, deny, "system permission", SystemPermission::NAMED);
         Some(RuleBody::SystemPermission {
             source: source?,
             source_node: source_node?,

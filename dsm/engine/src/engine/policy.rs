@@ -19,6 +19,8 @@ macro_rules! permissions {
         impl $name {
             /// All of them, in the order of their bits.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// Name and bit of each, in the order of their bits.
+            pub const NAMED: &'static [(&'static str, u16)] = &[$(($text, 1 << $bit),)+];
             /// The bits of all of them.
             pub const MASK: u16 = 0 $(| 1 << $bit)+;
 
