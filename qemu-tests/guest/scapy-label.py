@@ -67,7 +67,7 @@ packet = IP(src=source, dst=destination, options=[option]) / UDP(sport=sport, dp
 def neighbour(address):
     """Device and hardware address by which the kernel reaches an address of this link."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as discard:
-        while True:
+        for _ in range(1200):
             # Whatever goes there makes the kernel ask for the hardware address.
             discard.sendto(b"", (address, 9))
             with open("/proc/net/arp", encoding="ascii") as table:
@@ -76,6 +76,7 @@ def neighbour(address):
                     if found == address and hardware != "00:00:00:00:00:00":
                         return device, bytes.fromhex(hardware.replace(":", ""))
             time.sleep(0.05)
+    sys.exit(f"the kernel found no hardware address of {address}")
 
 
 # Past the module of the node that sends, which would write that node's own label.
