@@ -3,9 +3,9 @@
 //! What may a process do to another one? Corresponds to `security_task_kill()`,
 //! `security_ptrace_access_check()`, `security_ptrace_traceme()` and `security_file_send_sigiotask()`.
 //!
-//! Process context, that of a ready file any; locks may be held, so nothing here sleeps. What the kernel itself does, and
-//! the node's first process, which has to be able to end every service, goes ahead. Without a
-//! policy everything does; on an enrolled node zones are left to themselves.
+//! Process context, that of a ready file any; locks may be held, so nothing here sleeps. What the
+//! kernel itself does, and the node's first process, which has to be able to end every service,
+//! goes ahead. Without a policy everything does; on an enrolled node zones are left to themselves.
 
 use super::{carry_out, is_open, Question, Refused, Verdict};
 use crate::engine::{decide, Class, Decision, Peer, ProcessPermission, ScId};
@@ -22,7 +22,9 @@ fn scid(task: TaskRef<'_>, held: &Held<'_>) -> ScId {
     }
 }
 
-fn access(
+/// Has the policy decide what one zone may do to another, and carries that out. `quiet`: a refusal
+/// is told to nobody.
+pub(super) fn access(
     (subject, target): (ScId, ScId),
     permission: ProcessPermission,
     hook: &'static str,

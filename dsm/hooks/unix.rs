@@ -6,11 +6,10 @@
 //! Process context; the first two under spinlocks, so nothing here sleeps. Without a policy
 //! everything goes ahead, on an enrolled node only what stays within a zone, and the management's.
 
-use super::{carry_out, is_open, Question, Refused, Verdict};
-use crate::engine::{Class, Decision, Peer, ProcessPermission, Reason, ScId};
-use crate::state::{self, nodes, policy, sockets, tasks};
+use super::{is_open, process, Refused, Verdict};
+use crate::engine::{ProcessPermission, ScId};
+use crate::state::{self, sockets, tasks};
 use crate::sys::net::SockRef;
-use crate::sys::params;
 use crate::sys::ptrmap::{self, Context};
 
 /// Asks whether the running process may do something to a zone.
@@ -18,35 +17,8 @@ fn ask(target: ScId, permission: ProcessPermission, hook: &'static str) -> Verdi
     if is_open(state::generation()) {
         return Ok(());
     }
-    let own = nodes::own();
     let subject = ptrmap::read(tasks::current);
-    policy::with(|policy, _| {
-        let decision = match policy {
-            Some(policy) => policy.process(subject, own, target, permission),
-            None if !params::enrolled()
-                || subject.is_exempt()
-                || target == ScId::KERNEL
-                || target == subject
-                || (subject, target) == (ScId::DEFAULT, ScId::MANAGEMENT) =>
-            {
-                Decision::PERMIT
-            }
-            None => Decision::refused(Reason::NoPolicy, 0),
-        };
-        let peer = |scid| Peer { scid, snid: own };
-        carry_out(
-            decision,
-            &Question {
-                class: Class::Process,
-                permission: permission.name(),
-                hook,
-                source: peer(subject),
-                target: peer(target),
-                flow: None,
-            },
-        )
-        .map(drop)
-    })
+    process::access((subject, target), permission, hook, false)
 }
 
 /// May the process connect to a socket that waits for connections? The other end of the connection

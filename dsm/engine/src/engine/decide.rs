@@ -88,8 +88,8 @@ pub const fn without_policy(closed: bool, subject: ScId) -> Decision {
     }
 }
 
-/// What a process may do to another one while no policy is installed: on an enrolled node zones are apart, but for
-/// the default zone, without which no node starts; nobody looks into the management.
+/// What a process may do to another one while no policy is installed: on an enrolled node zones are apart. The default
+/// zone, without which no node starts, may end and trace what runs, and talk to the management but not look into it.
 pub fn process_without_policy(
     closed: bool,
     subject: ScId,
@@ -102,7 +102,13 @@ pub fn process_without_policy(
         || subject.is_exempt()
         || subject == target
         || target == ScId::KERNEL
-        || (subject == ScId::DEFAULT && !into_management)
+        || (subject == ScId::DEFAULT
+            && !into_management
+            && (target == ScId::MANAGEMENT
+                || matches!(
+                    permission,
+                    ProcessPermission::Signal | ProcessPermission::Trace
+                )))
     {
         Decision::PERMIT
     } else {
