@@ -3,6 +3,7 @@
 //! Why a command was refused: each fault with its fields, its errno, the attribute at fault, and
 //! a message that names the fault and the fix in the 79 bytes that netlink has for it.
 
+use crate::sys::errors;
 use crate::sys::genl::attribute;
 use core::{fmt, net::IpAddr};
 use kernel::prelude::*;
@@ -108,7 +109,7 @@ impl Refusal {
             Self::NoTransfer | Self::UnknownNode { .. } | Self::EpochUnknown { .. } => ENOENT,
             Self::NoAnchor | Self::SignatureForeign => Error::from_errno(-ENOKEY),
             Self::SignatureWrong | Self::OtherCluster { .. } => Error::from_errno(-EKEYREJECTED),
-            Self::SignatureUnreadable { .. } | Self::Image { .. } => EBADMSG,
+            Self::SignatureUnreadable { .. } | Self::Image { .. } => errors::bad_message(),
             Self::VersionNotRising { .. } | Self::EpochOld { .. } => Error::from_errno(-ESTALE),
             Self::AddressTaken { .. } | Self::EpochClash { .. } => EEXIST,
             Self::AddressLength { .. } => Error::from_errno(-EAFNOSUPPORT),

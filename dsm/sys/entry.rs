@@ -3,7 +3,7 @@
 //! The functions that the kernel calls: each decodes its pointers, asks a safe hook and turns
 //! the answer into an errno. No policy here, and no loop.
 
-use super::bindings;
+use super::{bindings, errors};
 use super::net::{self, Departure, Packet, Receiver, SockRef, SockView};
 use super::ptrmap::{self, Context, Held};
 use super::system;
@@ -307,7 +307,7 @@ entries! {
         }
         // SAFETY: the hook's arguments.
         unsafe {
-            on_socket(sock, NOWHERE, ENOPROTOOPT, |view| {
+            on_socket(sock, NOWHERE, errors::no_such_option(), |view| {
                 option::get(view, level, optname)
             })
         }
@@ -369,12 +369,12 @@ entries! {
     ) -> c_int {
         if other.is_null() {
             // It is being closed.
-            return ECONNREFUSED.to_errno();
+            return errors::connection_refused().to_errno();
         }
         // SAFETY: the hook's argument.
         match unsafe { net::sock_of(other) } {
             Some(other) => errno(unix::send(other), EACCES),
-            None => ECONNREFUSED.to_errno(),
+            None => errors::connection_refused().to_errno(),
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) mod audit;
 pub(crate) mod cms;
 pub(crate) mod count;
 mod entry;
+pub(crate) mod errors;
 pub(crate) mod genl;
 pub(crate) mod lock;
 pub(crate) mod lsm;

@@ -18,6 +18,7 @@
 #include <linux/user_namespace.h>
 #include <net/net_namespace.h>
 
+#include "compat.h"
 #include "shim.h"
 
 /*

@@ -2,7 +2,7 @@
 
 //! Tasks and the files that they execute.
 
-use super::bindings;
+use super::{bindings, errors};
 use crate::engine::ScId;
 use core::marker::PhantomData;
 use kernel::error::to_result;
@@ -102,7 +102,7 @@ impl Program<'_> {
             return Ok(buffer.get(..len));
         }
         match Error::from_errno(len) {
-            e if e == ENODATA || e == EOPNOTSUPP => Ok(None),
+            e if e == errors::no_data() || e == errors::not_supported() => Ok(None),
             e => Err(e),
         }
     }
