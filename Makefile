@@ -7,7 +7,7 @@ SECONDS ?= 60
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests fuzz build module guest bench-kernel kernels fmt clean
+.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests check-kernels fuzz build module guest bench-kernel kernels fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ check-programs: setup ## Redis, nginx and PostgreSQL, unchanged, each in its zon
 
 check-selftests: setup ## the kernel's own network selftests, with the module and without it
 	@FILTER=selftests/ scripts/check qemu
+
+check-kernels: setup ## the QEMU suites on every stock kernel of the archive that has Rust (FILTER, KERNELS)
+	@scripts/check-kernels
 
 fuzz: setup ## fuzz what bytes of others reach, with coverage, for SECONDS (60)
 	@env -u SECONDS scripts/fuzz $(SECONDS)
