@@ -142,6 +142,8 @@ pub enum Command {
         name: String,
         /// SHA-256 of the secret that it presents.
         hash: [u8; 32],
+        /// The id that its certificate was made for.
+        snid: SnId,
         /// Its addresses.
         addresses: Vec<IpAddr>,
         /// Its receive secret for the current key epoch.
@@ -234,6 +236,14 @@ pub enum Rejection {
     TokenExpired {
         /// The name.
         name: String,
+    },
+    /// An administrator gave the token's holder another id while he joined.
+    #[error("the SnID of `{name}` was set to {snid} meanwhile; join again with the same token")]
+    SnIdMoved {
+        /// The name.
+        name: String,
+        /// The id now.
+        snid: SnId,
     },
     /// No token waits for a node of this name.
     #[error("there is no node and no unused join token of the name `{name}`")]
@@ -422,10 +432,11 @@ impl State {
             Command::Join {
                 name,
                 hash,
+                snid,
                 addresses,
                 secret,
                 now_unix_ms,
-            } => self.join(name, hash, addresses, secret, *now_unix_ms),
+            } => self.join(name, hash, *snid, addresses, secret, *now_unix_ms),
             Command::SetTokenSnId { name, snid } => self.set_token_snid(name, *snid),
             Command::AddPolicy { record, cluster } => self.add_policy(record, *cluster),
         }
@@ -510,11 +521,18 @@ impl State {
         &self,
         name: &str,
         hash: &[u8; 32],
+        certified: SnId,
         addresses: &[IpAddr],
         secret: &NodeSecret,
         now_unix_ms: i64,
     ) -> Result<(Outcome, Vec<Change>), Rejection> {
         let snid = self.check_token(name, hash, now_unix_ms)?;
+        if snid != certified {
+            return Err(Rejection::SnIdMoved {
+                name: name.to_owned(),
+                snid,
+            });
+        }
         let addresses = self.usable_addresses(addresses)?;
         let mut token = self.tokens[name].clone();
         token.spent = true;
@@ -714,10 +732,11 @@ mod tests {
         }
     }
 
-    fn join(name: &str, hash: u8, address: &str, now: i64) -> Command {
+    fn join(name: &str, hash: u8, snid: SnId, address: &str, now: i64) -> Command {
         Command::Join {
             name: name.into(),
             hash: [hash; 32],
+            snid,
             addresses: vec![address.parse().unwrap()],
             secret: NodeSecret::new([hash; 16]),
             now_unix_ms: now,
@@ -751,29 +770,35 @@ mod tests {
         let unknown = Err(Rejection::TokenUnknown {
             name: "colby".into(),
         });
-        assert_eq!(run(&mut state, join("colby", 1, "192.0.2.1", NOW)), unknown);
+        assert_eq!(
+            run(&mut state, join("colby", 1, 1, "192.0.2.1", NOW)),
+            unknown
+        );
         let unknown = Err(Rejection::TokenUnknown {
             name: "munster".into(),
         });
         assert_eq!(
-            run(&mut state, join("munster", 2, "192.0.2.1", NOW)),
+            run(&mut state, join("munster", 2, 1, "192.0.2.1", NOW)),
             unknown
         );
         let late = Err(Rejection::TokenExpired {
             name: "munster".into(),
         });
         assert_eq!(
-            run(&mut state, join("munster", 1, "192.0.2.1", LATER)),
+            run(&mut state, join("munster", 1, 1, "192.0.2.1", LATER)),
             late
         );
         assert_eq!(
-            run(&mut state, join("munster", 1, "192.0.2.1", LATER - 1)),
+            run(&mut state, join("munster", 1, 1, "192.0.2.1", LATER - 1)),
             Ok(Outcome::Joined { snid: 1 })
         );
         let spent = Err(Rejection::TokenSpent {
             name: "munster".into(),
         });
-        assert_eq!(run(&mut state, join("munster", 1, "192.0.2.2", NOW)), spent);
+        assert_eq!(
+            run(&mut state, join("munster", 1, 1, "192.0.2.2", NOW)),
+            spent
+        );
         let taken = Err(Rejection::NameTaken {
             name: "munster".into(),
             snid: 1,
@@ -785,7 +810,7 @@ mod tests {
     fn refused_join_leaves_the_token_unspent() {
         let mut state = state();
         run(&mut state, create("a", None, 1)).unwrap();
-        run(&mut state, join("a", 1, "192.0.2.1", NOW)).unwrap();
+        run(&mut state, join("a", 1, 1, "192.0.2.1", NOW)).unwrap();
         run(&mut state, create("b", None, 2)).unwrap();
         let before = state.clone();
         for bad in [
@@ -798,7 +823,7 @@ mod tests {
             "255.255.255.255",
             "::ffff:192.0.2.1",
         ] {
-            let refused = run(&mut state, join("b", 2, bad, NOW)).unwrap_err();
+            let refused = run(&mut state, join("b", 2, 2, bad, NOW)).unwrap_err();
             let expected = matches!(
                 refused,
                 Rejection::AddressTaken { .. } | Rejection::AddressUnusable { .. }
@@ -807,7 +832,7 @@ mod tests {
         }
         assert_eq!(state, before);
         assert_eq!(
-            run(&mut state, join("b", 2, "192.0.2.2", NOW)),
+            run(&mut state, join("b", 2, 2, "192.0.2.2", NOW)),
             Ok(Outcome::Joined { snid: 2 })
         );
     }
@@ -877,7 +902,7 @@ mod tests {
             Err(Rejection::SnIdUsed { snid: 1 })
         );
         assert_eq!(
-            run(&mut state, join("a", 1, "192.0.2.1", NOW)),
+            run(&mut state, join("a", 1, 5, "192.0.2.1", NOW)),
             Ok(Outcome::Joined { snid: 5 })
         );
         assert_eq!(run(&mut state, set(5)), Ok(Outcome::SnIdSet { snid: 5 }));
@@ -887,6 +912,29 @@ mod tests {
                 name: "a".into(),
                 snid: 5
             })
+        );
+    }
+
+    #[test]
+    fn join_for_an_id_that_was_changed_meanwhile_leaves_the_token_unspent() {
+        let mut state = state();
+        run(&mut state, create("a", None, 1)).unwrap();
+        let set = Command::SetTokenSnId {
+            name: "a".into(),
+            snid: 5,
+        };
+        run(&mut state, set).unwrap();
+        let moved = Rejection::SnIdMoved {
+            name: "a".into(),
+            snid: 5,
+        };
+        assert_eq!(
+            run(&mut state, join("a", 1, 1, "192.0.2.1", NOW)),
+            Err(moved)
+        );
+        assert_eq!(
+            run(&mut state, join("a", 1, 5, "192.0.2.1", NOW)),
+            Ok(Outcome::Joined { snid: 5 })
         );
     }
 
@@ -948,7 +996,7 @@ mod tests {
                 address,
                 prop::sample::select(vec![NOW, LATER])
             )
-                .prop_map(|(name, hash, address, now)| join(name, hash, &address, now)),
+                .prop_map(|(name, hash, address, now)| join(name, hash, 0, &address, now)),
             (name, 0u32..6).prop_map(|(name, snid)| Command::SetTokenSnId {
                 name: name.into(),
                 snid
@@ -962,7 +1010,11 @@ mod tests {
         fn invariants_hold_after_any_commands(commands in prop::collection::vec(any_command(), 0..60)) {
             let mut state = state();
             let mut ever_joined: BTreeMap<SnId, String> = BTreeMap::new();
-            for command in commands {
+            for mut command in commands {
+                // As a server does, which makes the certificate for the id that it finds.
+                if let Command::Join { name, snid, .. } = &mut command {
+                    *snid = state.token(name).map_or(0, |token| token.snid);
+                }
                 let before = state.clone();
                 match run(&mut state, command) {
                     Err(_) => prop_assert_eq!(&state, &before, "a rejected command changes nothing"),

@@ -101,6 +101,7 @@ impl EnrolmentService {
         let command = Command::Join {
             name: name.clone(),
             hash,
+            snid,
             addresses,
             secret: NodeSecret::new(*key),
             now_unix_ms,

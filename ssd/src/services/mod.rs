@@ -36,6 +36,7 @@ fn status_of_rejection(rejection: &Rejection) -> Status {
         | Rejection::AddressCount { .. }
         | Rejection::AddressUnusable { .. } => Status::invalid_argument(message),
         Rejection::NoSuchName { .. } => Status::not_found(message),
+        Rejection::SnIdMoved { .. } => Status::aborted(message),
         Rejection::SnIdsExhausted => Status::resource_exhausted(message),
         Rejection::AlreadyJoined { .. }
         | Rejection::VersionNotRising { .. }

@@ -514,6 +514,7 @@ mod tests {
         let join = Command::Join {
             name: "munster".into(),
             hash: [7; 32],
+            snid: 1,
             addresses: vec!["192.0.2.1".parse().unwrap()],
             secret: NodeSecret::new([4; 16]),
             now_unix_ms: 1,
