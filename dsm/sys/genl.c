@@ -10,6 +10,7 @@
 #include <linux/netlink.h>
 #include <linux/pid.h>
 #include <linux/pid_namespace.h>
+#include <linux/random.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -23,6 +24,8 @@
 static struct genl_family family;
 /* Whether the family may be used for sending; cleared, and a grace period awaited, first. */
 static bool registered;
+/* Tells one load of the module from another. */
+static u64 instance;
 
 /* Requests ------------------------------------------------------------------------------- */
 
@@ -153,7 +156,8 @@ static int put_status(struct sk_buff *skb, const struct dsm_nl_status *status)
 	    nla_put_u32(skb, DSI_A_STATUS_NODES, status->nodes) ||
 	    put_u64(skb, DSI_A_STATUS_TASKS, status->tasks) ||
 	    put_u64(skb, DSI_A_STATUS_SOCKETS, status->sockets) ||
-	    nla_put_u8(skb, DSI_A_STATUS_ANCHOR, status->anchor))
+	    nla_put_u8(skb, DSI_A_STATUS_ANCHOR, status->anchor) ||
+	    put_u64(skb, DSI_A_STATUS_INSTANCE, instance))
 		return -EMSGSIZE;
 	for (i = 0; i < dsm_slots_count(); i++)
 		if (put_hook(skb, i))
@@ -724,6 +728,9 @@ int dsm_nl_register(void)
 
 	if (ret)
 		return ret;
+	do
+		instance = get_random_u64();
+	while (!instance);
 	ret = genl_register_family(&family);
 	if (ret) {
 		netlink_unregister_notifier(&netlink_block);

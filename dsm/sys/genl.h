@@ -47,6 +47,7 @@ enum { /* dsi_a_status */
 	DSI_A_STATUS_ANCHOR,
 	DSI_A_STATUS_HOOKS,
 	DSI_A_STATUS_COUNTER,
+	DSI_A_STATUS_INSTANCE,
 };
 
 enum { /* dsi_a_counter */

@@ -61,6 +61,8 @@ pub struct Status {
     pub hooks: Vec<String>,
     /// Counters, in the module's order.
     pub counters: Vec<Counter>,
+    /// Drawn at random when the module was loaded; 0 is told by a module that draws none.
+    pub instance: u64,
 }
 
 /// One counter of the module.
@@ -404,6 +406,7 @@ fn read_status(a: Attributes<'_>) -> Result<Status, DecodeError> {
                 value: inner.u64(counter::VALUE)?.unwrap_or_default(),
             })
         })?,
+        instance: a.u64(status::INSTANCE)?.unwrap_or_default(),
     })
 }
 
@@ -427,6 +430,7 @@ mod tests {
         );
         assert_eq!(status.hooks, ["socket_sendmsg:5", "socket_bind:4"]);
         assert_eq!(status.cluster, None, "an all-zero UUID is no cluster");
+        assert_eq!(status.instance, 0, "an older module draws none");
         assert!(
             read_status(Payload::new(1).attributes()).is_err(),
             "an empty status is not a status"

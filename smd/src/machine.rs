@@ -396,10 +396,7 @@ impl Machine {
         match result {
             Ok(status) => {
                 tracing::info!(version = policy.version(), mode = %status.mode, "policy in force");
-                self.module = Module::Present {
-                    status,
-                    poll: now + self.timing.poll,
-                };
+                self.look_after(status, false, now);
                 self.faults.policy.clear();
                 self.faults.storage.clear();
                 self.report_due = true;
@@ -417,7 +414,11 @@ impl Machine {
                 self.refused_policy_version = policy.version();
                 self.lost_module(&fault, now);
             }
-            Err(fault) => self.refuse(policy.version(), &fault.message),
+            Err(fault) => {
+                self.refuse(policy.version(), &fault.message);
+                // Perhaps it does so because it was loaded anew and knows nothing yet.
+                self.poll_wanted = true;
+            }
         }
     }
 
@@ -432,10 +433,20 @@ impl Machine {
         {
             self.report_due = true;
         }
-        // A module that was loaded anew knows nothing; one that refuses what is known is not asked again and again.
+        // A module that refuses what is known here is not asked again and again.
         let forgot = !configured || (status.policy_version == 0 && known > 0);
-        if forgot && self.faults.kernel.is_empty() && self.faults.policy.is_empty() {
-            tracing::warn!("the kernel module was loaded anew");
+        let refuses = !self.faults.kernel.is_empty() || !self.faults.policy.is_empty();
+        self.look_after(status, forgot && !refuses, now);
+    }
+
+    /// Takes a module's status as the newest. One that is not the module that was brought up, or that has forgotten
+    /// what it was told, is brought up.
+    fn look_after(&mut self, status: Status, forgot: bool, now: Instant) {
+        let anew = self
+            .status()
+            .is_some_and(|former| former.instance != status.instance);
+        if anew || forgot {
+            tracing::warn!(anew, "the kernel module has lost what it was told");
             self.module = Module::Absent { retry: now };
         } else {
             self.module = Module::Present {

@@ -1,5 +1,6 @@
 //! The machine against every story that matters, and against random ones.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dsi_proto::netlink::{NetlinkError, Status};
@@ -247,6 +248,9 @@ impl World {
     }
 }
 
+/// Loads of any module so far.
+static LOADS: AtomicU64 = AtomicU64::new(1);
+
 fn fresh_module() -> Status {
     Status {
         module_version: "0.1.0".into(),
@@ -262,6 +266,7 @@ fn fresh_module() -> Status {
         anchor: false,
         hooks: vec![],
         counters: vec![],
+        instance: LOADS.fetch_add(1, Ordering::Relaxed),
     }
 }
 
@@ -501,6 +506,64 @@ fn module_that_was_loaded_anew_gets_everything_back() {
     assert_eq!(world.kernel.as_ref().unwrap().policy_version, 3);
     world.tell(Event::Connected);
     assert_eq!(world.last_report().unwrap().node_map_version, 9);
+}
+
+#[test]
+fn module_that_was_loaded_anew_after_a_refusal_gets_everything_back() {
+    let mut world = World::started();
+    world.tell(Event::Received(map(9, &[1, 2])));
+    world.tell(Event::Received(keys(1)));
+    world.tell(policy(world.bundle(3)));
+    world.settle();
+    world.kernel_refuses = Some("no");
+    world.tell(policy(world.bundle(4)));
+    world.settle();
+    // The twin: one that refuses and was not loaded anew is left alone.
+    let connects = world.connects.len();
+    world.tick();
+    assert_eq!(
+        (world.installed.as_slice(), world.connects.len()),
+        ([3].as_slice(), connects)
+    );
+    world.kernel_refuses = None;
+    world.kernel = Some(fresh_module());
+    world.tick();
+    assert_eq!(world.installed, [3, 3]);
+    assert_eq!(world.kernel.as_ref().unwrap().policy_version, 3);
+    // A new Hello lets the server send the refused one again.
+    assert_eq!(world.connects.len(), connects + 1);
+    assert_eq!(world.connects.last().unwrap().policy_version, 3);
+}
+
+#[test]
+fn module_that_was_loaded_anew_with_a_policy_of_its_own_gets_everything_back() {
+    let mut world = World::started();
+    world.tell(Event::Received(map(9, &[1, 2])));
+    world.tell(policy(world.bundle(3)));
+    world.settle();
+    let mut other = fresh_module();
+    (other.snid, other.cluster) = (1, Some(*CLUSTER.as_bytes()));
+    (other.policy_version, other.mode) = (3, Mode::Enforcing);
+    world.kernel = Some(other);
+    world.tick();
+    assert_eq!(
+        (world.disconnects, world.connects.len()),
+        (1, 2),
+        "it was brought up"
+    );
+    // One that takes the next policy before anybody has looked at it.
+    let mut other = fresh_module();
+    (other.snid, other.cluster) = (1, Some(*CLUSTER.as_bytes()));
+    world.kernel = Some(other);
+    world.tell(Event::Connected);
+    world.tell(policy(world.bundle(4)));
+    world.settle();
+    assert_eq!(
+        (world.disconnects, world.connects.len()),
+        (2, 3),
+        "so was this"
+    );
+    assert_eq!(world.kernel.as_ref().unwrap().policy_version, 4);
 }
 
 #[test]

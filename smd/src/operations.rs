@@ -143,6 +143,7 @@ impl Operator {
         policy: Option<&VerifiedPolicy>,
     ) -> Result<BroughtUp, Fault> {
         let kernel = self.kernel.insert(self.access.open()?);
+        let instance = kernel.status()?.instance;
         let relabelled = kernel.claim_management()?;
         let node = &self.identity.node;
         let configured = kernel.configure(
@@ -165,6 +166,12 @@ impl Operator {
                 Ok(_) => status = kernel.status()?,
                 Err(error) => policy_fault = Some(error.to_string()),
             }
+        }
+        if status.instance != instance {
+            return Err(Fault {
+                gone: true,
+                message: "the kernel module was loaded anew while it was brought up".to_owned(),
+            });
         }
         Ok(BroughtUp {
             status,

@@ -536,6 +536,35 @@ async fn node_that_was_away_catches_up_when_the_server_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn module_loaded_anew_after_a_refusal_is_brought_up_and_gets_the_refused_policy() {
+    let cluster = Cluster::start().await;
+    let mut node = cluster.node("munster", "192.0.2.1").await;
+    cluster
+        .until_node("munster", "it is connected", |node| node.connected)
+        .await;
+    assert!(cluster.apply(cluster.policy(2)).await.unwrap().done);
+    node.kernel.refuse_policies(Some("out of memory"));
+    assert!(cluster.apply(cluster.policy(3)).await.unwrap().done);
+    cluster
+        .until_node("munster", "the refusal is told", |node| {
+            node.last_error.contains("out of memory") && node.policy_version == 2
+        })
+        .await;
+    // Unloaded and loaded again between two looks.
+    node.kernel.refuse_policies(None);
+    node.kernel.load();
+    cluster
+        .until_node("munster", "it enforces the newest", |node| {
+            node.policy_version == 3 && node.last_error.is_empty()
+        })
+        .await;
+    let state = node.kernel.state();
+    assert_eq!((state.snid, state.scid, state.nodes.len()), (1, 1, 1));
+    assert_eq!(state.active_epoch, 1);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn module_that_comes_goes_and_comes_again_is_brought_up_each_time() {
     let cluster = Cluster::start().await;
     let mut node = cluster.node("munster", "192.0.2.1").await;

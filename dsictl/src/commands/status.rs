@@ -118,6 +118,8 @@ struct LocalStatus {
     anchor: bool,
     hooks: Vec<String>,
     counters: serde_json::Map<String, serde_json::Value>,
+    /// 16 hex digits: another number, another load of the module.
+    instance: String,
 }
 
 impl Report for LocalStatus {
@@ -189,5 +191,6 @@ pub fn local(output: &Output) -> Result<(), Failure> {
             .into_iter()
             .map(|counter| (counter.name, counter.value.into()))
             .collect(),
+        instance: format!("{:016x}", status.instance),
     })
 }

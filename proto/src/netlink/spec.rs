@@ -163,6 +163,7 @@ numbers! {
         ANCHOR = 11 "anchor",
         HOOKS = 12 "hooks",
         COUNTER = 13 "counter",
+        INSTANCE = 14 "instance",
     }
 }
 

@@ -113,6 +113,10 @@ fn foreign_client(cluster: &mut Cluster) -> TestResult {
     check_eq!(status["mode"], "no-policy", "mode");
     check_eq!(status["policy-version"], 0, "policy version");
     check_eq!(status["snid"], 0, "SnID");
+    check!(
+        status["instance"].as_u64().is_some_and(|drawn| drawn != 0),
+        "no instance: {status}"
+    );
     let hooks = status["hooks"].as_array().map_or(0, Vec::len);
     check!(hooks >= 10, "only {hooks} hooks are told: {status}");
     Ok(())

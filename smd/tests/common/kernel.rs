@@ -30,6 +30,7 @@ pub struct State {
     pub enforcing: bool,
     pub scid: u32,
     pub installs: u32,
+    pub instance: u64,
 }
 
 #[derive(Default)]
@@ -63,6 +64,7 @@ impl FakeKernel {
         shared.loads += 1;
         shared.state = Some(State {
             scid: 2,
+            instance: shared.loads,
             ..State::default()
         });
     }
@@ -166,6 +168,7 @@ impl Kernel for Handle {
                 anchor: state.anchor.is_some(),
                 hooks: vec![],
                 counters: vec![],
+                instance: state.instance,
             })
         })
     }
