@@ -120,6 +120,23 @@ pub enum Node {
     /// Give a node that has not joined yet another SnID (SetNodeID)
     #[command(after_help = "Examples:\n  dsictl node set-id munster 12")]
     SetId(SetId),
+    /// Expel a node: its certificate, its labels and its SnID are worthless from then on
+    ///
+    /// The other nodes' kernels refuse its packets and end its connections. It may join again as a new node.
+    #[command(
+        after_help = "Examples:\n  dsictl node remove munster\n  dsictl --json node remove munster | jq '.refused_by'"
+    )]
+    Remove(RemoveNode),
+}
+
+/// `dsictl node remove`
+#[derive(Debug, Args)]
+pub struct RemoveNode {
+    /// Name of the node
+    pub name: String,
+    /// How long to wait until the others refuse it; the server goes on telling them
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
 }
 
 /// `dsictl node join-token`

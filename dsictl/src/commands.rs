@@ -24,6 +24,7 @@ pub fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Node(Node::JoinToken(arguments)) => node::join_token(&arguments, profile, output),
         Command::Node(Node::List) => node::list(profile, output),
         Command::Node(Node::SetId(arguments)) => node::set_id(&arguments, profile, output),
+        Command::Node(Node::Remove(arguments)) => node::remove(&arguments, profile, output),
         Command::Label(Label::Set(arguments)) => label::set(&arguments, output),
         Command::Label(Label::Get(arguments)) => label::get(&arguments, output),
         Command::Label(Label::Ls(arguments)) => label::ls(&arguments, output),

@@ -136,6 +136,14 @@ pub enum Failure {
         /// The nodes, each with its reason.
         nodes: Vec<String>,
     },
+    /// Not every connected node refuses an expelled one.
+    #[error("`{name}` is expelled, and not refused yet by {}", .nodes.join(", "))]
+    NotRefusedYet {
+        /// Its name.
+        name: String,
+        /// The nodes.
+        nodes: Vec<String>,
+    },
     /// A node that the cluster does not have.
     #[error("the cluster has no node `{name}`")]
     UnknownNode {
@@ -224,6 +232,7 @@ impl Failure {
             | Self::Protocol { .. }
             | Self::Signing(_)
             | Self::NotInForce { .. }
+            | Self::NotRefusedYet { .. }
             | Self::UnknownNode { .. }
             | Self::System { .. }
             | Self::Bootstrap(_) => Exit::Failed,
@@ -266,6 +275,9 @@ impl Failure {
             Self::Label(error) => return error.help(),
             Self::NotInForce { .. } => {
                 "`dsictl status` shows each node's state; a node that comes back gets the policy by itself".to_owned()
+            }
+            Self::NotRefusedYet { .. } => {
+                "the server goes on telling them; `dsictl node list` shows what went wrong on a node".to_owned()
             }
             Self::UnknownNode { .. } => "`dsictl node list` shows the nodes".to_owned(),
             Self::NameWithoutPolicy { .. } => "give the number, or the policy with --policy FILE".to_owned(),

@@ -565,6 +565,105 @@ async fn module_loaded_anew_after_a_refusal_is_brought_up_and_gets_the_refused_p
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn expelled_node_is_gone_from_every_kernel_and_has_no_way_back() {
+    let cluster = Cluster::start().await;
+    let munster = cluster.node("munster", "192.0.2.1").await;
+    let others = [
+        cluster.node("colby", "192.0.2.2").await,
+        cluster.node("limerick", "192.0.2.3").await,
+    ];
+    for name in ["munster", "colby", "limerick"] {
+        cluster
+            .until_node(name, "it has its keys", |node| node.key_epoch == 1)
+            .await;
+    }
+    let mut admin = cluster.admin().await;
+    let mut remove = async |name: &str| {
+        let request = v1::RemoveNodeRequest { name: name.into() };
+        let mut progress = admin.remove_node(request).await?.into_inner();
+        let mut last = None;
+        while let Some(message) = progress.message().await? {
+            last = Some(message);
+        }
+        Ok(last.expect("there is a last message"))
+    };
+    assert_refused(remove("cork").await, Code::NotFound, "no node `cork`");
+    let done = remove("munster").await.unwrap();
+    assert!(done.done);
+    assert_eq!(done.node.unwrap().snid, 1);
+    assert_eq!(done.refusing, ["colby", "limerick"]);
+    assert_eq!((done.waiting.len(), done.away.len()), (0, 0));
+    for node in &others {
+        let known: Vec<u32> = node.kernel.state().nodes.into_keys().collect();
+        assert_eq!(known, [2, 3], "when the command is answered");
+    }
+    assert_refused(remove("munster").await, Code::NotFound, "munster");
+
+    // Its certificate is one of this cluster's CA and opens nothing; its twin's does.
+    let sync = async |name: &str| {
+        let credentials = Directory::new(&cluster.node_directory(name))
+            .credentials()
+            .unwrap();
+        let servers = cluster.profile().cluster.servers;
+        let channel = tls::connect(&servers, &credentials).await.unwrap();
+        let hello = v1::Hello {
+            protocol: 1,
+            ..v1::Hello::default()
+        };
+        let hello = v1::FromManager {
+            body: Some(v1::from_manager::Body::Hello(hello)),
+        };
+        ManagerClient::new(channel)
+            .sync(tokio_stream::once(hello))
+            .await
+            .map(|_| ())
+    };
+    assert_refused(sync("munster").await, Code::PermissionDenied, "node 1");
+    assert!(sync("colby").await.is_ok());
+
+    // What comes after it does not reach it.
+    cluster
+        .until_node("colby", "it is back", |node| node.connected)
+        .await;
+    let last = cluster.apply(cluster.policy(1)).await.unwrap();
+    assert_eq!((last.enforcing, last.expected), (2, 2));
+    assert_eq!(munster.kernel.state().policy_version, 0);
+
+    // Its name and address may come again, as another node.
+    let token = cluster.token("munster").await;
+    let again = cluster.join(&token, "munster-2", "192.0.2.1").await;
+    assert_eq!(again.unwrap().snid, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_was_away_refuses_an_expelled_one_when_it_is_back() {
+    let cluster = Cluster::start().await;
+    let mut colby = cluster.node("colby", "192.0.2.1").await;
+    let _munster = cluster.node("munster", "192.0.2.2").await;
+    until("colby's kernel knows both", async || {
+        (colby.kernel.state().nodes.len() == 2).then_some(())
+    })
+    .await;
+    colby.stop().await;
+    cluster
+        .until_node("colby", "it is gone", |node| !node.connected)
+        .await;
+    let mut admin = cluster.admin().await;
+    let request = v1::RemoveNodeRequest {
+        name: "munster".into(),
+    };
+    let mut progress = admin.remove_node(request).await.unwrap().into_inner();
+    let told = progress.message().await.unwrap().unwrap();
+    assert!(told.done, "nobody is waited for in vain");
+    assert_eq!(told.away, ["colby"]);
+    colby.start().await;
+    until("colby's kernel has forgotten it", async || {
+        (colby.kernel.state().nodes.len() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn module_that_comes_goes_and_comes_again_is_brought_up_each_time() {
     let cluster = Cluster::start().await;
     let mut node = cluster.node("munster", "192.0.2.1").await;

@@ -128,6 +128,27 @@ impl Hub {
         }
     }
 
+    /// Ends the session of a node.
+    pub fn disconnect(&self, snid: SnId) {
+        let shared = self.shared.lock();
+        let live = shared.nodes.get(&snid);
+        if let Some((_, session)) = live.and_then(|live| live.session.as_ref()) {
+            session.cancel();
+        }
+    }
+
+    /// What the connected nodes last said.
+    pub fn connected(&self) -> BTreeMap<SnId, Report> {
+        let shared = self.shared.lock();
+        let connected = shared
+            .nodes
+            .iter()
+            .filter(|(_, live)| live.session.is_some());
+        connected
+            .map(|(snid, live)| (*snid, live.report.clone()))
+            .collect()
+    }
+
     /// Tells of each change of a node. Who falls behind is told so and looks at everything again.
     pub fn changes(&self) -> broadcast::Receiver<SnId> {
         self.changes.subscribe()

@@ -87,14 +87,7 @@ pub async fn start(
     snid: SnId,
     mut incoming: Streaming<FromManager>,
 ) -> Result<mpsc::Receiver<Result<ToManager, Status>>, Status> {
-    let name = match context.store.state().nodes().get(&snid) {
-        Some(node) => node.name.clone(),
-        None => {
-            return Err(Status::permission_denied(format!(
-                "node {snid} is no member of this cluster"
-            )));
-        }
-    };
+    let name = member(&context, snid)?;
     let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello came"))??;
@@ -116,6 +109,8 @@ pub async fn start(
     }
     tell_of_other_addresses(&context, snid, &hello);
     let session = context.hub.connect(snid, &hello, context.clock.unix_ms());
+    // It may have been expelled since; whoever expels it from here on ends the session.
+    member(&context, snid)?;
     tracing::info!(
         node = name,
         snid,
@@ -152,6 +147,15 @@ pub async fn start(
         tracing::info!(node = name, snid, "manager disconnected");
     });
     Ok(to_manager)
+}
+
+/// The name of a member.
+fn member(context: &Context, snid: SnId) -> Result<String, Status> {
+    let state = context.store.state();
+    let node = state.nodes().get(&snid);
+    node.map(|node| node.name.clone()).ok_or_else(|| {
+        Status::permission_denied(format!("node {snid} is no member of this cluster"))
+    })
 }
 
 /// An address is what others know a node by; a node cannot change it by saying so.

@@ -158,6 +158,11 @@ pub enum Command {
         /// The new id.
         snid: SnId,
     },
+    /// Expels a node.
+    RemoveNode {
+        /// Its name.
+        name: String,
+    },
     /// Takes a verified policy as the newest.
     AddPolicy {
         /// What is known about it.
@@ -184,6 +189,13 @@ pub enum Outcome {
     SnIdSet {
         /// The new id.
         snid: SnId,
+    },
+    /// The node is no member any more.
+    Removed {
+        /// Its id.
+        snid: SnId,
+        /// The first node map without it.
+        node_map_version: u64,
     },
     /// The policy is the newest.
     PolicyAdded,
@@ -248,6 +260,12 @@ pub enum Rejection {
     /// No token waits for a node of this name.
     #[error("there is no node and no unused join token of the name `{name}`")]
     NoSuchName {
+        /// The name.
+        name: String,
+    },
+    /// There is no node of this name.
+    #[error("the cluster has no node `{name}`; `dsictl node list` shows the nodes")]
+    NoSuchNode {
         /// The name.
         name: String,
     },
@@ -325,6 +343,11 @@ pub enum Change {
     },
     /// A node is there, or is different now.
     PutNode(Node),
+    /// A node is no more. Its id stays given out.
+    DropNode {
+        /// The id.
+        snid: SnId,
+    },
     /// The node map, or a key that goes with it, has changed.
     NodeMapVersion(u64),
     /// A policy is known.
@@ -438,6 +461,7 @@ impl State {
                 now_unix_ms,
             } => self.join(name, hash, *snid, addresses, secret, *now_unix_ms),
             Command::SetTokenSnId { name, snid } => self.set_token_snid(name, *snid),
+            Command::RemoveNode { name } => self.remove_node(name),
             Command::AddPolicy { record, cluster } => self.add_policy(record, *cluster),
         }
     }
@@ -586,6 +610,26 @@ impl State {
         Ok((Outcome::SnIdSet { snid }, changes))
     }
 
+    fn remove_node(&self, name: &str) -> Result<(Outcome, Vec<Change>), Rejection> {
+        let node = self.node_named(name).ok_or_else(|| Rejection::NoSuchNode {
+            name: name.to_owned(),
+        })?;
+        let (snid, node_map_version) = (node.snid, self.node_map_version + 1);
+        let changes = vec![
+            // The spent one: the name may come again, with a new id.
+            Change::DropToken {
+                name: name.to_owned(),
+            },
+            Change::DropNode { snid },
+            Change::NodeMapVersion(node_map_version),
+        ];
+        let removed = Outcome::Removed {
+            snid,
+            node_map_version,
+        };
+        Ok((removed, changes))
+    }
+
     fn add_policy(
         &self,
         record: &PolicyRecord,
@@ -677,21 +721,26 @@ impl State {
                 self.used_snids.insert(snid);
             }
             Change::PutNode(node) => {
-                if let Some(old) = self.nodes.remove(&node.snid) {
-                    self.names.remove(&old.name);
-                    for address in &old.addresses {
-                        self.addresses.remove(address);
-                    }
-                }
+                self.forget_node(node.snid);
                 self.used_snids.insert(node.snid);
                 self.names.insert(node.name.clone(), node.snid);
                 self.addresses
                     .extend(node.addresses.iter().map(|&address| (address, node.snid)));
                 self.nodes.insert(node.snid, node);
             }
+            Change::DropNode { snid } => self.forget_node(snid),
             Change::NodeMapVersion(version) => self.node_map_version = version,
             Change::PutPolicy(record) => {
                 self.policies.insert(record.version, record);
+            }
+        }
+    }
+
+    fn forget_node(&mut self, snid: SnId) {
+        if let Some(old) = self.nodes.remove(&snid) {
+            self.names.remove(&old.name);
+            for address in &old.addresses {
+                self.addresses.remove(address);
             }
         }
     }
@@ -939,6 +988,36 @@ mod tests {
     }
 
     #[test]
+    fn expelled_node_leaves_its_name_and_addresses_and_not_its_id() {
+        let mut state = state();
+        let remove = || Command::RemoveNode { name: "a".into() };
+        let unknown = Err(Rejection::NoSuchNode { name: "a".into() });
+        assert_eq!(run(&mut state, remove()), unknown);
+        run(&mut state, create("a", None, 1)).unwrap();
+        assert_eq!(run(&mut state, remove()), unknown, "a token is no node");
+        run(&mut state, join("a", 1, 1, "192.0.2.1", NOW)).unwrap();
+        let removed = Outcome::Removed {
+            snid: 1,
+            node_map_version: 2,
+        };
+        assert_eq!(run(&mut state, remove()), Ok(removed));
+        assert_eq!((state.node_map_version(), state.nodes().len()), (2, 0));
+        assert_eq!(run(&mut state, remove()), unknown);
+        assert_eq!(
+            run(&mut state, create("b", Some(1), 2)),
+            Err(Rejection::SnIdUsed { snid: 1 })
+        );
+        assert_eq!(
+            run(&mut state, create("a", None, 3)),
+            Ok(Outcome::TokenCreated { snid: 2 })
+        );
+        assert_eq!(
+            run(&mut state, join("a", 3, 2, "192.0.2.1", NOW)),
+            Ok(Outcome::Joined { snid: 2 })
+        );
+    }
+
+    #[test]
     fn policy_version_only_rises_and_only_for_this_cluster() {
         let mut state = state();
         assert_eq!(
@@ -997,6 +1076,8 @@ mod tests {
                 prop::sample::select(vec![NOW, LATER])
             )
                 .prop_map(|(name, hash, address, now)| join(name, hash, 0, &address, now)),
+            name.clone()
+                .prop_map(|name| Command::RemoveNode { name: name.into() }),
             (name, 0u32..6).prop_map(|(name, snid)| Command::SetTokenSnId {
                 name: name.into(),
                 snid

@@ -12,6 +12,7 @@ use dsi_proto::{
     v1,
 };
 use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     cli,
@@ -173,6 +174,86 @@ struct Numbered {
 impl Report for Numbered {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}: SnID {}", self.name, self.snid)
+    }
+}
+
+/// `dsictl node remove`
+pub fn remove(arguments: &cli::RemoveNode, profile: &Path, output: &Output) -> Result<(), Failure> {
+    const REMOVING: &str = "expelling the node";
+    let request = v1::RemoveNodeRequest {
+        name: arguments.name.clone(),
+    };
+    let removed = Session::open(profile)?.talk(async |mut client| {
+        let deadline = Instant::now() + arguments.timeout;
+        let answer = client.remove_node(request).await;
+        let mut progress = answer.map_err(Failure::server(REMOVING))?.into_inner();
+        let mut last = None;
+        while let Ok(next) = timeout_at(deadline, progress.message()).await {
+            let Some(message) = next.map_err(Failure::server(REMOVING))? else {
+                break;
+            };
+            let done = message.done;
+            last = Some(Removed::from(message));
+            if done {
+                break;
+            }
+        }
+        last.ok_or_else(|| Failure::Protocol {
+            detail: "it does not say that the node is expelled".to_owned(),
+        })
+    })?;
+    output.report(&removed)?;
+    if removed.waiting.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::NotRefusedYet {
+        name: removed.name,
+        nodes: removed.waiting,
+    })
+}
+
+#[derive(Serialize)]
+struct Removed {
+    name: String,
+    snid: u32,
+    refused_by: Vec<String>,
+    /// Connected, and have not said that they refuse it.
+    waiting: Vec<String>,
+    /// Not connected; they refuse it when they are back.
+    away: Vec<String>,
+}
+
+impl From<v1::RemoveNodeProgress> for Removed {
+    fn from(progress: v1::RemoveNodeProgress) -> Self {
+        let node = progress.node.unwrap_or_default();
+        Self {
+            name: node.name,
+            snid: node.snid,
+            refused_by: progress.refusing,
+            waiting: progress.waiting,
+            away: progress.away,
+        }
+    }
+}
+
+impl Report for Removed {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let (refusing, waiting) = (self.refused_by.len(), self.waiting.len());
+        writeln!(
+            out,
+            "{}: SnID {} is expelled, and refused by {refusing} of {} connected nodes",
+            self.name,
+            self.snid,
+            refusing + waiting
+        )?;
+        match self.away.as_slice() {
+            [] => Ok(()),
+            away => writeln!(
+                out,
+                "not connected, will refuse it when they are back: {}",
+                away.join(", ")
+            ),
+        }
     }
 }
 

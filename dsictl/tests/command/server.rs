@@ -18,7 +18,7 @@ use dsi_proto::{
     tls::{self, ClientCredentials, OwnCredentials},
     token::JoinToken,
     v1::{
-        self, FromManager, enrolment_client::EnrolmentClient, from_manager::Body,
+        self, FromManager, ToManager, enrolment_client::EnrolmentClient, from_manager::Body,
         manager_client::ManagerClient, to_manager,
     },
 };
@@ -194,20 +194,18 @@ impl Manager {
         let stop = CancellationToken::new();
         let (answers, stopped) = (out.clone(), stop.clone());
         tokio::spawn(async move {
+            let mut state = v1::State::default();
             loop {
                 let order = tokio::select! {
                     order = orders.message() => order,
                     () = stopped.cancelled() => return,
                 };
-                let Ok(Some(order)) = order else { return };
-                if let Some(to_manager::Body::Policy(policy)) = order.body
-                    && let Some(state) = temper.state(policy.version)
-                {
-                    let _ = answers
-                        .send(FromManager {
-                            body: Some(Body::State(state)),
-                        })
-                        .await;
+                let Ok(Some(ToManager { body: Some(order) })) = order else {
+                    return;
+                };
+                if temper.takes(order, &mut state) {
+                    let state = Body::State(state.clone());
+                    let _ = answers.send(FromManager { body: Some(state) }).await;
                 }
             }
         });
@@ -230,20 +228,22 @@ impl Manager {
 }
 
 impl Temper {
-    fn state(self, version: u64) -> Option<v1::State> {
-        match self {
-            Self::Willing => Some(v1::State {
-                policy_version: version,
-                mode: "enforcing".to_owned(),
-                ..v1::State::default()
-            }),
-            Self::Refusing => Some(v1::State {
-                error: "policy-commit: the kernel has no memory".to_owned(),
-                refused_policy_version: version,
-                ..v1::State::default()
-            }),
-            Self::Silent => None,
+    /// What becomes of the node's state; whether it is told.
+    fn takes(self, order: to_manager::Body, state: &mut v1::State) -> bool {
+        match (self, order) {
+            (Self::Silent, _) => return false,
+            (Self::Willing, to_manager::Body::Policy(policy)) => {
+                state.policy_version = policy.version;
+                state.mode = "enforcing".to_owned();
+            }
+            (Self::Refusing, to_manager::Body::Policy(policy)) => {
+                state.error = "policy-commit: the kernel has no memory".to_owned();
+                state.refused_policy_version = policy.version;
+            }
+            (_, to_manager::Body::Nodes(map)) => state.node_map_version = map.version,
+            (_, to_manager::Body::Keys(_)) => return false,
         }
+        true
     }
 }
 
@@ -548,6 +548,53 @@ fn a_node_is_numbered_before_it_joins_and_its_token_stays_private() {
     assert!(run.stderr.contains("has joined as SnID 77"), "{run:?}");
     world.dsictl(&["node", "set-id", "nowhere", "78"]).ends(1);
     drop(manager);
+}
+
+#[test]
+fn an_expelled_node_is_refused_by_all_that_say_so() {
+    let world = World::start();
+    let run = world.dsictl(&["node", "remove", "nowhere"]).ends(1);
+    assert!(run.stderr.contains("no node `nowhere`"), "{run:?}");
+    let _colby = world.join("colby", 1, Temper::Willing);
+    let munster = world.join("munster", 2, Temper::Willing);
+    let limerick = world.join("limerick", 3, Temper::Willing);
+    let run = world.dsictl(&["node", "remove", "munster"]).ends(0);
+    assert_eq!(
+        run.stdout,
+        "munster: SnID 2 is expelled, and refused by 2 of 2 connected nodes\n"
+    );
+    assert!(
+        world
+            .runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, munster.out.closed()).await })
+            .is_ok(),
+        "its stream ends"
+    );
+    world.dsictl(&["node", "remove", "munster"]).ends(1);
+    let run = world
+        .dsictl(&["node", "join-token", "munster", "--snid", "2"])
+        .ends(1);
+    assert!(run.stderr.contains("never reused"), "{run:?}");
+
+    // One is away, one says nothing.
+    drop(limerick);
+    world.poll(&["--json", "status"], |run| run.json()["connected"] == 1);
+    let _cork = world.join("cork", 4, Temper::Silent);
+    let dublin = world.join("dublin", 5, Temper::Willing);
+    drop(dublin);
+    world.poll(&["--json", "status"], |run| run.json()["connected"] == 2);
+    let run = world
+        .dsictl(&["--json", "node", "remove", "dublin", "--timeout", "1s"])
+        .ends(1);
+    let expected = serde_json::json!({
+        "name": "dublin", "snid": 5, "refused_by": ["colby"], "waiting": ["cork"], "away": ["limerick"],
+    });
+    assert_eq!(run.json(), expected);
+    assert!(
+        run.stderr
+            .contains("`dublin` is expelled, and not refused yet by cork"),
+        "{run:?}"
+    );
 }
 
 #[test]

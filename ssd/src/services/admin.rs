@@ -95,32 +95,39 @@ impl AdminService {
             .collect()
     }
 
-    /// Streams each node's change until all connected nodes enforce the policy or have refused it.
-    fn follow(
+    /// Streams what `report` tells until it has told all, or the server stops: `what` is stored all the same.
+    fn follow<T, F>(
         &self,
-        version: u64,
-        changes: broadcast::Receiver<SnId>,
-    ) -> mpsc::Receiver<Result<ApplyPolicyProgress, Status>> {
+        what: &'static str,
+        report: impl FnOnce(Context, mpsc::Sender<Result<T, Status>>) -> F,
+    ) -> Response<Answers<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let (answers, answered) = mpsc::channel(16);
-        let (context, shutdown) = (self.context.clone(), self.shutdown.clone());
+        let shutdown = self.shutdown.clone();
+        let reported = report(self.context.clone(), answers.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {
+                    let stops = format!("the server stops; {what} is stored");
                     // Whoever waits may be gone already.
-                    let _ = answers.send(Err(Status::unavailable("the server stops; the policy is stored"))).await;
+                    let _ = answers.send(Err(Status::unavailable(stops))).await;
                 }
-                () = report_progress(&context, version, changes, &answers) => {}
+                () = reported => {}
             }
         });
-        answered
+        Response::new(Box::pin(ReceiverStream::new(answered)))
     }
 }
 
+/// Tells of each node's change until all connected nodes enforce the policy or have refused it.
 async fn report_progress(
-    context: &Context,
+    context: Context,
     version: u64,
     mut changes: broadcast::Receiver<SnId>,
-    answers: &mpsc::Sender<Result<ApplyPolicyProgress, Status>>,
+    answers: mpsc::Sender<Result<ApplyPolicyProgress, Status>>,
 ) {
     let mut node = None;
     loop {
@@ -152,9 +159,57 @@ async fn report_progress(
     }
 }
 
+/// Who of the members refuses an expelled node, since their kernels have a node map without it.
+fn expulsion(context: &Context, node: v1::Node, node_map_version: u64) -> v1::RemoveNodeProgress {
+    let connected = context.hub.connected();
+    let mut progress = v1::RemoveNodeProgress {
+        node: Some(node),
+        ..v1::RemoveNodeProgress::default()
+    };
+    for member in context.store.state().nodes().values() {
+        let list = match connected.get(&member.snid) {
+            Some(report) if report.node_map_version >= node_map_version => &mut progress.refusing,
+            Some(_) => &mut progress.waiting,
+            None => &mut progress.away,
+        };
+        list.push(member.name.clone());
+    }
+    progress.done = progress.waiting.is_empty();
+    progress
+}
+
+/// Tells of each node's change until all connected nodes refuse the expelled one.
+async fn report_expulsion(
+    context: Context,
+    node: v1::Node,
+    node_map_version: u64,
+    mut changes: broadcast::Receiver<SnId>,
+    answers: mpsc::Sender<Result<v1::RemoveNodeProgress, Status>>,
+) {
+    let mut told = None;
+    loop {
+        let progress = expulsion(&context, node.clone(), node_map_version);
+        let done = progress.done;
+        if told.as_ref() != Some(&progress) {
+            told = Some(progress.clone());
+            if answers.send(Ok(progress)).await.is_err() {
+                return;
+            }
+        }
+        if done {
+            return;
+        }
+        tokio::select! {
+            changed = changes.recv() => if let Err(broadcast::error::RecvError::Closed) = changed { return },
+            () = answers.closed() => return,
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
     type ApplyPolicyStream = Answers<ApplyPolicyProgress>;
+    type RemoveNodeStream = Answers<v1::RemoveNodeProgress>;
     type TailAuditStream = Answers<AuditEvent>;
 
     async fn get_status(
@@ -243,9 +298,9 @@ impl Admin for AdminService {
         );
 
         if wait {
-            return Ok(Response::new(Box::pin(ReceiverStream::new(
-                self.follow(record.version, changes),
-            ))));
+            return Ok(self.follow("the policy", |context, answers| {
+                report_progress(context, record.version, changes, answers)
+            }));
         }
         let progress = self.context.hub.progress(record.version);
         let only = ApplyPolicyProgress {
@@ -402,6 +457,44 @@ impl Admin for AdminService {
             },
         };
         Ok(Response::new(v1::SetNodeIdResponse { node: Some(node) }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Result<Response<Self::RemoveNodeStream>, Status> {
+        let CallingAdministrator(administrator) = extension(&request)?;
+        let v1::RemoveNodeRequest { name } = request.into_inner();
+        let node = {
+            let state = self.context.store.state();
+            state
+                .node_named(&name)
+                .map(|node| self.context.hub.describe(node))
+        };
+        // From before it is stored, or a fast node's answer would be missed.
+        let changes = self.context.hub.changes();
+        let command = Command::RemoveNode { name: name.clone() };
+        let outcome = self.context.store.propose(command, None).await;
+        let outcome = outcome.map_err(|error| status_of(&error))?;
+        let Outcome::Removed {
+            snid,
+            node_map_version,
+        } = outcome
+        else {
+            return Err(Status::internal(format!("the store answered {outcome:?}")));
+        };
+        // After it is stored: it finds no way back.
+        self.context.hub.disconnect(snid);
+        tracing::info!(administrator, node = name, snid, "node expelled");
+        let node = v1::Node {
+            snid,
+            name,
+            connected: false,
+            ..node.unwrap_or_default()
+        };
+        Ok(self.follow("the expulsion", |context, answers| {
+            report_expulsion(context, node, node_map_version, changes, answers)
+        }))
     }
 
     async fn tail_audit(

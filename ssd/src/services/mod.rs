@@ -35,7 +35,7 @@ fn status_of_rejection(rejection: &Rejection) -> Status {
         Rejection::SnIdRange { .. }
         | Rejection::AddressCount { .. }
         | Rejection::AddressUnusable { .. } => Status::invalid_argument(message),
-        Rejection::NoSuchName { .. } => Status::not_found(message),
+        Rejection::NoSuchName { .. } | Rejection::NoSuchNode { .. } => Status::not_found(message),
         Rejection::SnIdMoved { .. } => Status::aborted(message),
         Rejection::SnIdsExhausted => Status::resource_exhausted(message),
         Rejection::AlreadyJoined { .. }

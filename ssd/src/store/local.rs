@@ -308,6 +308,9 @@ impl Writer {
                         .open_table(NODES)?
                         .insert(node.snid, json(node).as_slice())?;
                 }
+                Change::DropNode { snid } => {
+                    transaction.open_table(NODES)?.remove(snid)?;
+                }
                 Change::NodeMapVersion(version) => {
                     transaction
                         .open_table(META)?
