@@ -44,7 +44,14 @@ struct Shared;
 impl Drop for Shared {
     fn drop(&mut self) {
         policy::clear();
-        let map = lock::NODES.lock().take();
+        let map = {
+            let mut map = lock::NODES.lock();
+            if let Some(map) = map.as_mut() {
+                // In its place, for what is taken out is a copy.
+                map.forget_keys();
+            }
+            map.take()
+        };
         // Waits for readers, so not under the lock.
         drop(map);
     }

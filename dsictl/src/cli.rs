@@ -54,6 +54,9 @@ pub enum Command {
     /// Admit, list and number nodes
     #[command(subcommand)]
     Node(Node),
+    /// Change the keys of the labels
+    #[command(subcommand)]
+    Key(Key),
     /// Give binaries their ScID (security.dsi)
     #[command(subcommand)]
     Label(Label),
@@ -127,6 +130,31 @@ pub enum Node {
         after_help = "Examples:\n  dsictl node remove munster\n  dsictl --json node remove munster | jq '.refused_by'"
     )]
     Remove(RemoveNode),
+}
+
+/// `dsictl key`
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Change the label keys of all nodes, without losing a packet
+    ///
+    /// Labels under the former keys stay valid until the next change begins. It is refused while a node still depends
+    /// on keys that it would retire.
+    #[command(
+        after_help = "Examples:\n  dsictl key rotate\n  dsictl key rotate --timeout 10m\n  dsictl --json key rotate | jq '.waiting'"
+    )]
+    Rotate(RotateKeys),
+}
+
+/// `dsictl key rotate`
+#[derive(Debug, Args)]
+pub struct RotateKeys {
+    /// Wait for no node: end the change that is under way, or begin one although a node has not come through the last
+    /// one, which cuts that node off until it is back
+    #[arg(long)]
+    pub force: bool,
+    /// How long to wait for the nodes; the change goes on without
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
 }
 
 /// `dsictl node remove`

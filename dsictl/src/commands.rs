@@ -3,6 +3,7 @@
 
 mod audit;
 mod cluster;
+mod key;
 mod label;
 mod node;
 pub mod policy;
@@ -11,7 +12,7 @@ mod run;
 mod status;
 
 use crate::{
-    cli::{Audit, Cli, Cluster, Command, Label, Node, Policy},
+    cli::{Audit, Cli, Cluster, Command, Key, Label, Node, Policy},
     failure::Failure,
     output::Output,
 };
@@ -25,6 +26,7 @@ pub fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Node(Node::List) => node::list(profile, output),
         Command::Node(Node::SetId(arguments)) => node::set_id(&arguments, profile, output),
         Command::Node(Node::Remove(arguments)) => node::remove(&arguments, profile, output),
+        Command::Key(Key::Rotate(arguments)) => key::rotate(&arguments, profile, output),
         Command::Label(Label::Set(arguments)) => label::set(&arguments, output),
         Command::Label(Label::Get(arguments)) => label::get(&arguments, output),
         Command::Label(Label::Ls(arguments)) => label::ls(&arguments, output),

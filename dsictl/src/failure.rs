@@ -144,6 +144,12 @@ pub enum Failure {
         /// The nodes.
         nodes: Vec<String>,
     },
+    /// The change of keys has not come to its end.
+    #[error("the new keys are not in use yet on {}", .nodes.join(", "))]
+    KeysNotInUse {
+        /// The nodes.
+        nodes: Vec<String>,
+    },
     /// A node that the cluster does not have.
     #[error("the cluster has no node `{name}`")]
     UnknownNode {
@@ -233,6 +239,7 @@ impl Failure {
             | Self::Signing(_)
             | Self::NotInForce { .. }
             | Self::NotRefusedYet { .. }
+            | Self::KeysNotInUse { .. }
             | Self::UnknownNode { .. }
             | Self::System { .. }
             | Self::Bootstrap(_) => Exit::Failed,
@@ -278,6 +285,11 @@ impl Failure {
             }
             Self::NotRefusedYet { .. } => {
                 "the server goes on telling them; `dsictl node list` shows what went wrong on a node".to_owned()
+            }
+            Self::KeysNotInUse { .. } => {
+                "the server goes on by itself; a node that stays silent is expelled with `dsictl node remove`, or left \
+                 behind with `dsictl key rotate --force`"
+                    .to_owned()
             }
             Self::UnknownNode { .. } => "`dsictl node list` shows the nodes".to_owned(),
             Self::NameWithoutPolicy { .. } => "give the number, or the policy with --policy FILE".to_owned(),

@@ -295,6 +295,11 @@ impl Map {
         self.count
     }
 
+    /// Wipes this node's receive secrets. What packets are judged by has copies of its own.
+    pub(crate) fn forget_keys(&mut self) {
+        self.ring = Ring::none();
+    }
+
     /// Epoch that is stamped with, 0 if none is.
     pub(crate) fn key_epoch(&self) -> u32 {
         self.ring.active.unwrap_or(0)

@@ -16,7 +16,7 @@ use dsi_proto::v1::{self, FromManager, ToManager, from_manager, to_manager};
 
 use crate::audit::{self, Queue};
 use crate::operations::{BroughtUp, Fault, Operation, Outcome};
-use crate::peers::{Peers, StoredPeers};
+use crate::peers::{Peers, StoredPeers, Taken};
 use crate::persist::Identity;
 
 /// How patient the manager is.
@@ -134,7 +134,7 @@ pub struct Machine {
     peers: Option<Arc<Peers>>,
     peers_wanted: bool,
     poll_wanted: bool,
-    node_map_version: u64,
+    taken: Taken,
     refused_policy_version: u64,
     faults: Faults,
     report_due: bool,
@@ -162,7 +162,7 @@ impl Machine {
             peers: None,
             peers_wanted: false,
             poll_wanted: false,
-            node_map_version: 0,
+            taken: Taken::default(),
             refused_policy_version: 0,
             faults: Faults::default(),
             report_due: false,
@@ -263,17 +263,16 @@ impl Machine {
             .map(String::as_str)
             .filter(|fault| !fault.is_empty())
             .collect();
+        let taken = status.map_or(Taken::default(), |_| self.taken);
         v1::State {
             policy_version: status.map_or(0, |status| status.policy_version),
             mode: status.map_or(String::new(), |status| status.mode.to_string()),
             key_epoch: status.map_or(0, |status| status.key_epoch),
-            node_map_version: if status.is_some() {
-                self.node_map_version
-            } else {
-                0
-            },
+            node_map_version: taken.node_map_version,
             error: told.join("; "),
             refused_policy_version: self.refused_policy_version,
+            newest_key_epoch: taken.newest_epoch,
+            oldest_key_epoch: taken.oldest_epoch,
         }
     }
 
@@ -314,7 +313,7 @@ impl Machine {
             Outcome::BroughtUp(Err(fault)) => self.lost_module(&fault, now),
             Outcome::PeersSet(peers, result) => match result {
                 Ok(()) => {
-                    self.node_map_version = peers.map.version;
+                    self.taken = peers.taken();
                     self.faults.peers.clear();
                     self.report_due = true;
                     self.poll_wanted = true;
@@ -341,7 +340,7 @@ impl Machine {
     fn brought_up(&mut self, up: BroughtUp, now: Instant, actions: &mut Vec<Action>) {
         let BroughtUp {
             status,
-            node_map_version,
+            taken,
             relabelled,
             configuration_fault,
             peers_fault,
@@ -363,13 +362,13 @@ impl Machine {
         self.faults.kernel = configuration_fault.unwrap_or_default();
         if let Some(fault) = peers_fault {
             self.faults.peers = fault;
-        } else if node_map_version.is_some() {
+        } else if taken.is_some() {
             self.faults.peers.clear();
         }
         if let Some(fault) = policy_fault {
             self.faults.policy = format!("the policy stored on this node: {fault}");
         }
-        self.node_map_version = node_map_version.unwrap_or(0);
+        self.taken = taken.unwrap_or_default();
         self.module = Module::Present {
             status,
             poll: now + self.timing.poll,
@@ -510,22 +509,14 @@ impl Machine {
         match message.body {
             Some(to_manager::Body::Policy(bundle)) => self.offered(bundle),
             Some(to_manager::Body::Nodes(map)) => {
-                self.told_of_peers(
-                    StoredPeers {
-                        map: Some(map),
-                        keys: self.stored_peers.keys.clone(),
-                    },
-                    actions,
-                );
+                let mut told = self.stored_peers.clone();
+                told.map = Some(map);
+                self.told_of_peers(told, actions);
             }
             Some(to_manager::Body::Keys(keys)) => {
-                self.told_of_peers(
-                    StoredPeers {
-                        map: self.stored_peers.map.clone(),
-                        keys: Some(keys),
-                    },
-                    actions,
-                );
+                let mut told = self.stored_peers.clone();
+                told.take_keys(keys);
+                self.told_of_peers(told, actions);
             }
             // A kind of message that a newer server knows.
             None => {}

@@ -174,7 +174,7 @@ impl World {
                     }
                     Ok(BroughtUp {
                         status: kernel.clone(),
-                        node_map_version: peers.map(|peers| peers.map.version),
+                        taken: peers.map(|peers| peers.taken()),
                         relabelled: false,
                         configuration_fault: None,
                         peers_fault: None,
@@ -564,6 +564,21 @@ fn module_that_was_loaded_anew_with_a_policy_of_its_own_gets_everything_back() {
         "so was this"
     );
     assert_eq!(world.kernel.as_ref().unwrap().policy_version, 4);
+}
+
+#[test]
+fn report_names_the_keys_that_the_kernel_has() {
+    let mut world = World::started();
+    world.tell(Event::Received(map(9, &[1, 2])));
+    world.tell(Event::Received(keys(1)));
+    world.tell(Event::Received(keys(2)));
+    world.settle();
+    let report = world.last_report().unwrap();
+    assert_eq!((report.newest_key_epoch, report.oldest_key_epoch), (2, 2));
+    world.kernel = None;
+    world.tick();
+    let report = world.last_report().unwrap();
+    assert_eq!((report.newest_key_epoch, report.oldest_key_epoch), (0, 0));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use dsi_proto::netlink::{NetlinkError, Status, TxKey};
 use dsi_proto::policy::VerifiedPolicy;
 
 use crate::kernel::{Kernel, KernelAccess};
-use crate::peers::Peers;
+use crate::peers::{Peers, Taken};
 use crate::persist::Identity;
 
 /// An operation.
@@ -47,8 +47,8 @@ pub enum Outcome {
 pub struct BroughtUp {
     /// Its state.
     pub status: Status,
-    /// Version of the node map that it has from us; none if it got none.
-    pub node_map_version: Option<u64>,
+    /// What it has of the other nodes and the keys from us; none if it got none.
+    pub taken: Option<Taken>,
     /// Whether this process got the management's ScID only now, so that older sockets do not have it.
     pub relabelled: bool,
     /// Why the module does not take who this node is.
@@ -152,8 +152,8 @@ impl Operator {
             &self.identity.anchor_der,
         );
         let peers_set = peers.map(|peers| set_peers(kernel.as_mut(), node.snid, peers));
-        let node_map_version = match (&peers_set, peers) {
-            (Some(Ok(())), Some(peers)) => Some(peers.map.version),
+        let taken = match (&peers_set, peers) {
+            (Some(Ok(())), Some(peers)) => Some(peers.taken()),
             _ => None,
         };
         let mut status = kernel.status()?;
@@ -175,7 +175,7 @@ impl Operator {
         }
         Ok(BroughtUp {
             status,
-            node_map_version,
+            taken,
             relabelled,
             configuration_fault: configured.err().map(|error| error.to_string()),
             peers_fault: peers_set
@@ -198,9 +198,10 @@ impl Outcome {
     }
 }
 
-/// Brings the module's node map and keys to what is wanted. Nodes that go, or whose addresses others want, go first;
-/// keys are switched to last, when everybody's is there. A node that the module refuses costs no other its place: it
-/// is told of when all is done.
+/// Brings the module's node map and keys to what is wanted. Nodes that go, or whose addresses others want, go first.
+/// The module keeps two epochs and gives the older one up for a third; the active one goes first, so that it stays. To
+/// a node whose key of that epoch it does not have, it goes on sending with the key that it has. A node that the module
+/// refuses costs no other its place: it is told of when all is done.
 fn set_peers(kernel: &mut dyn Kernel, own: u32, wanted: &Peers) -> Result<(), NetlinkError> {
     let labelled = &wanted.map.nodes;
     let owners: BTreeMap<IpAddr, u32> = labelled
@@ -216,29 +217,34 @@ fn set_peers(kernel: &mut dyn Kernel, own: u32, wanted: &Peers) -> Result<(), Ne
             kernel.delete_node(node.snid)?;
         }
     }
-    if let Some(keys) = &wanted.keys {
-        kernel.set_key(keys.epoch, Some(&keys.secret), false)?;
+    let mut epochs: Vec<_> = wanted.keys.iter().collect();
+    epochs.sort_by_key(|keys| !keys.active);
+    for keys in &epochs {
+        kernel.set_key(keys.epoch, Some(&keys.secret), keys.active)?;
     }
     let mut refused = Ok(());
     for (snid, addresses) in labelled {
         // The module derives the key to itself from its own secret.
-        let keys = wanted.keys.as_ref().filter(|_| *snid != own);
-        let key = keys.and_then(|keys| {
+        let send = epochs.iter().filter(|_| *snid != own).filter_map(|keys| {
             keys.send.get(snid).map(|key| TxKey {
                 epoch: keys.epoch,
                 key,
             })
         });
-        match kernel.set_node(*snid, Some(addresses), key) {
-            Err(error @ NetlinkError::Refused { .. }) => {
-                tracing::error!(snid, %error, "the module does not take a node");
-                refused = refused.and(Err(error));
-            }
-            other => other?,
+        let mut keys: Vec<_> = send.map(Some).collect();
+        if keys.is_empty() {
+            keys.push(None);
         }
-    }
-    if let Some(keys) = wanted.keys.as_ref().filter(|keys| keys.active) {
-        kernel.set_key(keys.epoch, None, true)?;
+        for key in keys {
+            match kernel.set_node(*snid, Some(addresses), key) {
+                Err(error @ NetlinkError::Refused { .. }) => {
+                    tracing::error!(snid, %error, "the module does not take a node");
+                    refused = refused.and(Err(error));
+                    break;
+                }
+                other => other?,
+            }
+        }
     }
     refused
 }

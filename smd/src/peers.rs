@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 
 use dsi_proto::v1;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 /// Largest id of a node.
 const MAX_SNID: u32 = 65_535;
@@ -80,15 +81,39 @@ impl NodeMap {
     }
 }
 
+/// A key. Wiped when it is dropped, and in a place of its own, so that moving it leaves no copy.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<[u8; 16]>);
+
+impl Secret {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        Some(Self(Box::new(bytes.try_into().ok()?)))
+    }
+}
+
+impl Deref for Secret {
+    type Target = [u8; 16];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.as_mut().zeroize();
+    }
+}
+
 /// This node's label keys of one epoch.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     /// The epoch.
     pub epoch: u32,
     /// With which this node verifies.
-    pub secret: Zeroizing<[u8; 16]>,
+    pub secret: Secret,
     /// With which it sends, by receiver.
-    pub send: BTreeMap<u32, Zeroizing<[u8; 16]>>,
+    pub send: BTreeMap<u32, Secret>,
     /// Whether to stamp with this epoch from now on.
     pub active: bool,
 }
@@ -107,19 +132,16 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Checks a server's keys.
     pub fn read(keys: &v1::Keys) -> Result<Self, PeersFault> {
-        let array = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).map(Zeroizing::new).ok();
         if keys.epoch == 0 {
             return Err(PeersFault::Epoch);
         }
-        let secret = array(&keys.receive_secret).ok_or(PeersFault::Secret)?;
+        let secret = Secret::read(&keys.receive_secret).ok_or(PeersFault::Secret)?;
         let send = keys
             .send
             .iter()
             .map(|pair| {
-                Ok((
-                    pair.snid,
-                    array(&pair.key).ok_or(PeersFault::Key(pair.snid))?,
-                ))
+                let key = Secret::read(&pair.key);
+                Ok((pair.snid, key.ok_or(PeersFault::Key(pair.snid))?))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
@@ -136,8 +158,41 @@ impl Keys {
 pub struct Peers {
     /// Who they are.
     pub map: NodeMap,
-    /// The keys; none before the server has sent them.
-    pub keys: Option<Keys>,
+    /// The keys of each valid epoch, the older one first; none before the server has sent them.
+    pub keys: Vec<Keys>,
+}
+
+/// What of a server's peers the kernel has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Version of the node map.
+    pub node_map_version: u64,
+    /// Newest epoch whose labels it verifies; 0 if none.
+    pub newest_epoch: u32,
+    /// Oldest epoch with which it sends to anybody; 0 if none.
+    pub oldest_epoch: u32,
+}
+
+impl Peers {
+    /// What a kernel has that has taken them all.
+    pub fn taken(&self) -> Taken {
+        let active = self.keys.iter().find(|keys| keys.active);
+        // As the kernel chooses: the active epoch's key, or else the newest.
+        let epoch_to = |snid: &u32| {
+            let mut having = self.keys.iter().filter(|keys| keys.send.contains_key(snid));
+            active
+                .filter(|keys| keys.send.contains_key(snid))
+                .or_else(|| having.next_back())
+                .map(|keys| keys.epoch)
+        };
+        let to_others = self.map.nodes.keys().filter_map(epoch_to);
+        let to_itself = active.map(|keys| keys.epoch);
+        Taken {
+            node_map_version: self.map.version,
+            newest_epoch: self.keys.iter().map(|keys| keys.epoch).max().unwrap_or(0),
+            oldest_epoch: to_others.chain(to_itself).min().unwrap_or(0),
+        }
+    }
 }
 
 /// What a server has sent, as it is kept on disk.
@@ -146,12 +201,27 @@ pub struct StoredPeers {
     /// The node map.
     #[prost(message, optional, tag = "1")]
     pub map: Option<v1::NodeMap>,
-    /// The keys.
-    #[prost(message, optional, tag = "2")]
-    pub keys: Option<v1::Keys>,
+    /// The keys, by epoch; of two at most.
+    #[prost(message, repeated, tag = "2")]
+    pub keys: Vec<v1::Keys>,
 }
 
 impl StoredPeers {
+    /// Takes a server's keys of one epoch in; the two newest epochs are kept, and one of them is active.
+    pub fn take_keys(&mut self, keys: v1::Keys) {
+        if keys.active {
+            self.keys.iter_mut().for_each(|known| known.active = false);
+        }
+        for old in self.keys.extract_if(.., |known| known.epoch == keys.epoch) {
+            wipe(old);
+        }
+        self.keys.push(keys);
+        self.keys.sort_by_key(|known| known.epoch);
+        while self.keys.len() > 2 {
+            wipe(self.keys.remove(0));
+        }
+    }
+
     /// Checks what was stored.
     pub fn read(&self, own: u32) -> Result<Option<Peers>, PeersFault> {
         let Some(map) = &self.map else {
@@ -159,18 +229,20 @@ impl StoredPeers {
         };
         Ok(Some(Peers {
             map: NodeMap::read(map, own)?,
-            keys: self.keys.as_ref().map(Keys::read).transpose()?,
+            keys: self.keys.iter().map(Keys::read).collect::<Result<_, _>>()?,
         }))
     }
 }
 
 impl Drop for StoredPeers {
     fn drop(&mut self) {
-        if let Some(keys) = &mut self.keys {
-            keys.receive_secret.zeroize();
-            keys.send.iter_mut().for_each(|pair| pair.key.zeroize());
-        }
+        self.keys.drain(..).for_each(wipe);
     }
+}
+
+fn wipe(mut keys: v1::Keys) {
+    keys.receive_secret.zeroize();
+    keys.send.iter_mut().for_each(|pair| pair.key.zeroize());
 }
 
 #[cfg(test)]
@@ -230,6 +302,65 @@ mod tests {
             NodeMap::read(&map(vec![node(1, &["x"])]), 1),
             Err(PeersFault::Address("x".into()))
         );
+    }
+
+    #[test]
+    fn keys_of_the_two_newest_epochs_are_kept_and_one_is_active() {
+        let mut stored = StoredPeers::default();
+        let keys = |epoch, active| v1::Keys {
+            epoch,
+            active,
+            ..v1::Keys::default()
+        };
+        let known = |stored: &StoredPeers| -> Vec<(u32, bool)> {
+            let known = stored.keys.iter();
+            known.map(|keys| (keys.epoch, keys.active)).collect()
+        };
+        stored.take_keys(keys(1, true));
+        stored.take_keys(keys(2, false));
+        assert_eq!(known(&stored), [(1, true), (2, false)]);
+        stored.take_keys(keys(2, true));
+        stored.take_keys(keys(1, false));
+        assert_eq!(known(&stored), [(1, false), (2, true)]);
+        // Away for two changes.
+        stored.take_keys(keys(4, true));
+        stored.take_keys(keys(3, false));
+        assert_eq!(known(&stored), [(3, false), (4, true)]);
+    }
+
+    #[test]
+    fn oldest_epoch_is_that_of_the_peer_that_lags_most() {
+        let keys = |epoch, active, receivers: &[u32]| Keys {
+            epoch,
+            secret: Secret::read(&[0; 16]).unwrap(),
+            send: receivers
+                .iter()
+                .map(|snid| (*snid, Secret::read(&[0; 16]).unwrap()))
+                .collect(),
+            active,
+        };
+        let nodes = vec![node(1, &[]), node(2, &[]), node(3, &[])];
+        let mut peers = Peers {
+            map: NodeMap::read(&map(nodes), 1).unwrap(),
+            keys: vec![],
+        };
+        let mut epochs = |keys: Vec<Keys>| {
+            peers.keys = keys;
+            let taken = peers.taken();
+            (taken.newest_epoch, taken.oldest_epoch)
+        };
+        assert_eq!(epochs(vec![]), (0, 0));
+        assert_eq!(epochs(vec![keys(4, true, &[2, 3])]), (4, 4));
+        // Handed out, and not in use.
+        let handed_out = vec![keys(4, true, &[2, 3]), keys(5, false, &[])];
+        assert_eq!(epochs(handed_out), (5, 4));
+        // In use; node 3 is away.
+        let away = vec![keys(4, false, &[2, 3]), keys(5, true, &[2])];
+        assert_eq!(epochs(away), (5, 4));
+        let back = vec![keys(4, false, &[2, 3]), keys(5, true, &[2, 3])];
+        assert_eq!(epochs(back), (5, 5));
+        // Alone.
+        assert_eq!(epochs(vec![keys(5, true, &[])]), (5, 5));
     }
 
     #[test]

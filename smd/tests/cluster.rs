@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::kernel::FakeKernel;
-use common::{Cluster, assert_refused, bundle, refusal, source, until};
+use common::{Cluster, Node, assert_refused, bundle, refusal, source, until};
 use dsi_proto::netlink::{Class, Event, Reason};
 use dsi_proto::pki::{Authority, Identity, PrivateKey, Role};
 use dsi_proto::signature;
@@ -16,6 +16,8 @@ use dsi_proto::v1::manager_client::ManagerClient;
 use dsi_proto::v1::{self, PolicyBundle};
 use smd::join::JoinError;
 use smd::persist::Directory;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use uuid::Uuid;
 
@@ -661,6 +663,219 @@ async fn node_that_was_away_refuses_an_expelled_one_when_it_is_back() {
         (colby.kernel.state().nodes.len() == 1).then_some(())
     })
     .await;
+}
+
+/// Labels packets between all nodes all the time and counts those that are not taken, until it is stopped.
+struct Traffic {
+    stop: CancellationToken,
+    task: JoinHandle<(u64, Vec<String>)>,
+}
+
+impl Traffic {
+    fn start(kernels: Vec<(u32, FakeKernel)>) -> Self {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let (mut sent, mut lost) = (0, Vec::new());
+            while !stopped.is_cancelled() {
+                for (from, sender) in &kernels {
+                    for (to, receiver) in kernels.iter().filter(|(to, _)| to != from) {
+                        let label = sender.state().label_to(*to);
+                        sent += 1;
+                        if !label.is_some_and(|label| receiver.state().verifies(*from, label)) {
+                            let epoch = label.map(|(epoch, _)| epoch);
+                            lost.push(format!("{from} to {to}, epoch {epoch:?}"));
+                        }
+                    }
+                }
+            }
+            (sent, lost)
+        });
+        Self { stop, task }
+    }
+
+    async fn lost_nothing(self) {
+        self.stop.cancel();
+        let (sent, lost) = self.task.await.unwrap();
+        assert!(sent > 0 && lost.is_empty(), "of {sent} packets: {lost:?}");
+    }
+}
+
+/// Three nodes that know each other, and their traffic.
+async fn talking(cluster: &Cluster) -> ([Node; 3], Traffic) {
+    let nodes = [
+        cluster.node("munster", "192.0.2.1").await,
+        cluster.node("colby", "192.0.2.2").await,
+        cluster.node("limerick", "192.0.2.3").await,
+    ];
+    until("all can send to all", async || {
+        let kernels = nodes.iter().map(|node| node.kernel.state());
+        kernels
+            .clone()
+            .all(|state| state.active_epoch == 1 && state.nodes.len() == 3)
+            .then_some(())?;
+        kernels
+            .zip(1..)
+            .all(|(state, own)| (1..=3).all(|to| to == own || state.label_to(to).is_some()))
+            .then_some(())
+    })
+    .await;
+    let kernels = nodes
+        .iter()
+        .map(|node| (node.description.snid, node.kernel.clone()));
+    let traffic = Traffic::start(kernels.collect());
+    (nodes, traffic)
+}
+
+/// Changes the keys; the last message.
+async fn rotate(cluster: &Cluster, force: bool) -> Result<v1::RotateKeysProgress, tonic::Status> {
+    let request = v1::RotateKeysRequest { force };
+    let mut progress = cluster
+        .admin()
+        .await
+        .rotate_keys(request)
+        .await?
+        .into_inner();
+    let mut last = None;
+    while let Some(message) = progress.message().await? {
+        last = Some(message);
+    }
+    Ok(last.expect("there is a last message"))
+}
+
+/// The same as soon as the nodes have come through the change before.
+async fn rotate_when_settled(cluster: &Cluster) -> v1::RotateKeysProgress {
+    until("the nodes have come through the last change", async || {
+        rotate(cluster, false).await.ok()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_changed_under_traffic_and_those_of_two_changes_ago_are_worthless() {
+    let cluster = Cluster::start().await;
+    let (nodes, traffic) = talking(&cluster).await;
+    let [munster, colby, _] = &nodes;
+    let first = munster.kernel.state().label_to(2).unwrap();
+    assert_eq!(first.0, 1);
+    let done = rotate_when_settled(&cluster).await;
+    assert!(done.finished && done.active && done.epoch == 2);
+    assert_eq!(done.done, ["munster", "colby", "limerick"]);
+    assert!(
+        colby.kernel.state().verifies(1, first),
+        "valid for one change"
+    );
+    rotate_when_settled(&cluster).await;
+    for node in &nodes {
+        let state = node.kernel.state();
+        assert_eq!(state.active_epoch, 3);
+        assert_eq!(state.secrets.keys().copied().collect::<Vec<_>>(), [2, 3]);
+    }
+    assert!(!colby.kernel.state().verifies(1, first));
+    let now = munster.kernel.state().label_to(2).unwrap();
+    assert!(now.0 >= 2 && colby.kernel.state().verifies(1, now));
+    traffic.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_that_is_away_during_a_change_loses_nothing_and_holds_up_the_next() {
+    let cluster = Cluster::start().await;
+    let (mut nodes, traffic) = talking(&cluster).await;
+    nodes[2].stop().await;
+    cluster
+        .until_node("limerick", "it is gone", |node| !node.connected)
+        .await;
+    let done = rotate_when_settled(&cluster).await;
+    assert!(done.finished);
+    assert_eq!(
+        (done.done.len(), done.away.as_slice()),
+        (2, ["limerick".to_owned()].as_slice())
+    );
+    let refused = rotate(&cluster, false).await;
+    assert_refused(refused, Code::FailedPrecondition, "limerick");
+    // Its kernel has gone on with what it has, and so have the others towards it.
+    assert_eq!(nodes[2].kernel.state().active_epoch, 1);
+    assert_eq!(nodes[0].kernel.state().label_to(3).unwrap().0, 1);
+    assert_eq!(nodes[0].kernel.state().label_to(2).unwrap().0, 2);
+    nodes[2].start().await;
+    until("all use the new keys", async || {
+        let [a, b, c] = [0, 1, 2].map(|at: usize| nodes[at].kernel.state());
+        let epochs = [a.label_to(3)?.0, b.label_to(3)?.0, c.label_to(1)?.0];
+        (epochs == [2, 2, 2]).then_some(())
+    })
+    .await;
+    assert_eq!(rotate_when_settled(&cluster).await.epoch, 3);
+    traffic.lost_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_stops_in_a_change_goes_on_with_it() {
+    let mut cluster = Cluster::start().await;
+    let (mut nodes, traffic) = talking(&cluster).await;
+    // Its kernel has no use for keys that its manager never hears of.
+    nodes[2].stop().await;
+    cluster
+        .until_node("limerick", "it is gone", |node| !node.connected)
+        .await;
+    // The node is played: it is connected and takes nothing.
+    let credentials = Directory::new(&nodes[2].directory).credentials().unwrap();
+    let servers = cluster.profile().cluster.servers;
+    let channel = tls::connect(&servers, &credentials).await.unwrap();
+    let (out, queue) = tokio::sync::mpsc::channel(4);
+    let bodies = [
+        v1::from_manager::Body::Hello(v1::Hello {
+            protocol: 1,
+            ..v1::Hello::default()
+        }),
+        v1::from_manager::Body::State(v1::State {
+            mode: "enforcing".into(),
+            ..v1::State::default()
+        }),
+    ];
+    for body in bodies {
+        let message = v1::FromManager { body: Some(body) };
+        out.send(message).await.unwrap();
+    }
+    let stream = tokio_stream::wrappers::ReceiverStream::new(queue);
+    let silent = ManagerClient::new(channel).sync(stream).await.unwrap();
+    cluster
+        .until_node("limerick", "it is there", |node| {
+            node.connected && node.mode == "enforcing"
+        })
+        .await;
+    let mut admin = cluster.admin().await;
+    let request = v1::RotateKeysRequest { force: false };
+    let mut progress = until("the change begins", async || {
+        admin.rotate_keys(request).await.ok()
+    })
+    .await
+    .into_inner();
+    until("only the silent one is waited for", async || {
+        let message = progress.message().await.unwrap().unwrap();
+        assert!(!message.active);
+        (message.waiting == ["limerick"]).then_some(())
+    })
+    .await;
+    let under_way = rotate(&cluster, false).await;
+    assert_refused(under_way, Code::FailedPrecondition, "limerick");
+    drop(progress);
+    cluster.stop_server().await;
+    drop((silent, out));
+    cluster.start_server().await;
+    let mut admin = cluster.admin().await;
+    let status = admin.get_status(v1::GetStatusRequest {}).await;
+    let status = status.unwrap().into_inner();
+    assert_eq!((status.key_epoch, status.next_key_epoch), (1, 2));
+    nodes[2].start().await;
+    until("all use the new keys", async || {
+        nodes
+            .iter()
+            .all(|node| node.kernel.state().active_epoch == 2)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(rotate_when_settled(&cluster).await.epoch, 3);
+    traffic.lost_nothing().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ pub mod hub;
 pub mod keys;
 pub mod metrics;
 pub mod policies;
+mod rotation;
 pub mod server;
 mod services;
 mod session;

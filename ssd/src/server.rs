@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::rotation;
 use crate::services::admin::{AdminService, CallingAdministrator};
 use crate::services::enrolment::EnrolmentService;
 use crate::services::manager::{CallingNode, ManagerService};
@@ -208,6 +209,15 @@ impl Server {
             credentials.subscribe(),
             Arc::new(Observer(metrics)),
         );
+        let (driven, stop) = (context.clone(), shutdown.clone());
+        let rotation = tokio::spawn(async move {
+            tokio::select! {
+                // Before it sees that the managers are disconnected: they are not waited for then.
+                biased;
+                () = stop.cancelled() => {}
+                () = rotation::drive(driven) => {}
+            }
+        });
         let stop = shutdown.clone();
         let serving = tls::server_builder()
             .add_service(enrolment)
@@ -221,13 +231,15 @@ impl Server {
             context.audit.close();
             tokio::time::sleep(DRAIN_TIMEOUT).await;
         };
-        tokio::select! {
+        let served = tokio::select! {
             served = serving => served,
             () = drained => {
                 tracing::warn!("some connections did not end in time and are cut");
                 Ok(())
             }
-        }
+        };
+        rotation.abort();
+        served
     }
 }
 

@@ -4,6 +4,7 @@
 //! means that it is time to look again. So a manager that reads slowly gets the newest, not everything in between,
 //! and one that does not read at all costs a bounded queue.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::hub::{Hub, Session};
 use crate::keys;
+use crate::rotation;
 use crate::state::{MAX_ADDRESSES, SnId, State};
 use crate::store::Store;
 
@@ -38,7 +40,10 @@ struct Sent {
 #[derive(Clone, Debug, PartialEq)]
 enum Due {
     /// The node map and the keys that go with it.
-    Peers { nodes: v1::NodeMap, keys: v1::Keys },
+    Peers {
+        nodes: v1::NodeMap,
+        keys: Vec<v1::Keys>,
+    },
     /// The newest policy.
     Policy { version: u64 },
 }
@@ -194,6 +199,7 @@ async fn receive(
                         );
                     }
                     session.report(&state, context.clock.unix_ms());
+                    rotation::note(context, snid, &state).await;
                 }
                 from_manager::Body::Audit(batch) => {
                     context
@@ -229,7 +235,10 @@ async fn send(
         let bodies = match due {
             Some(Due::Peers { nodes, keys }) => {
                 sent.node_map_version = Some(nodes.version);
-                vec![to_manager::Body::Nodes(nodes), to_manager::Body::Keys(keys)]
+                let keys = keys.into_iter().map(to_manager::Body::Keys);
+                iter::once(to_manager::Body::Nodes(nodes))
+                    .chain(keys)
+                    .collect()
             }
             Some(Due::Policy { version }) => {
                 sent.policy_version = version;
@@ -277,7 +286,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::state::{Change, Cluster, Node, NodeSecret, PolicyRecord};
+    use crate::state::{Change, Cluster, KeyEpochs, Node, NodeSecret, PolicyRecord};
 
     fn state(nodes: u32, policy: u64) -> State {
         let mut state = State::new(Cluster {
@@ -292,6 +301,8 @@ mod tests {
                 addresses: vec![[192, 0, 2, snid as u8].into()],
                 secrets: BTreeMap::from([(1, NodeSecret::new([snid as u8; 16]))]),
                 joined_unix_ms: 0,
+                verifies_epoch: 0,
+                sends_epoch: 0,
             }));
             state.absorb(Change::NodeMapVersion(snid.into()));
         }
@@ -326,7 +337,7 @@ mod tests {
             (2, 2, 1)
         );
         assert_eq!(
-            keys.send.iter().map(|key| key.snid).collect::<Vec<_>>(),
+            keys[0].send.iter().map(|key| key.snid).collect::<Vec<_>>(),
             [2],
             "none for itself"
         );
@@ -352,9 +363,41 @@ mod tests {
     }
 
     #[test]
+    fn nobody_is_sent_to_with_keys_that_he_is_not_known_to_have() {
+        let mut state = state(3, 0);
+        let node = |state: &State, snid: u32, verifies_epoch| {
+            let mut node = state.nodes()[&snid].clone();
+            let secret = NodeSecret::new([0x20 | snid as u8; 16]);
+            node.secrets.insert(2, secret);
+            node.verifies_epoch = verifies_epoch;
+            Change::PutNode(node)
+        };
+        let epochs = |active, next| Change::KeyEpochs(KeyEpochs { active, next });
+        for (snid, verifies) in [(1, 2), (2, 2), (3, 1)] {
+            state.absorb(node(&state, snid, verifies));
+        }
+        let told = |state: &State| -> Vec<(u32, bool, Vec<u32>)> {
+            let keys = keys::keys_of(state, 1).unwrap();
+            let to = |keys: &v1::Keys| keys.send.iter().map(|pair| pair.snid).collect();
+            keys.iter()
+                .map(|keys| (keys.epoch, keys.active, to(keys)))
+                .collect()
+        };
+        state.absorb(epochs(1, Some(2)));
+        assert_eq!(told(&state), [(1, true, vec![2, 3]), (2, false, vec![])]);
+        state.absorb(epochs(2, None));
+        assert_eq!(told(&state), [(2, true, vec![2]), (1, false, vec![2, 3])]);
+        state.absorb(node(&state, 3, 2));
+        assert_eq!(
+            told(&state),
+            [(2, true, vec![2, 3]), (1, false, vec![2, 3])]
+        );
+    }
+
+    #[test]
     fn sender_and_receiver_derive_the_same_pair_key_and_no_other() {
         let state = state(3, 0);
-        let keys = |snid| keys::keys_of(&state, snid).unwrap();
+        let keys = |snid| keys::keys_of(&state, snid).unwrap().remove(0);
         let send = |from: u32, to: u32| {
             keys(from)
                 .send

@@ -36,15 +36,16 @@ pub struct Cluster {
     pub anchor_der: Vec<u8>,
 }
 
-/// A node's secret of one key epoch: whoever has it can speak to the node in any other node's name.
+/// A node's secret of one key epoch: whoever has it can speak to the node in any other node's name. Wiped when it is
+/// dropped, and in a place of its own, so that moving it leaves no copy.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct NodeSecret([u8; 16]);
+pub struct NodeSecret(Box<[u8; 16]>);
 
 impl NodeSecret {
     /// From bytes drawn at random.
     pub fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
+        Self(Box::new(bytes))
     }
 
     /// The bytes.
@@ -78,6 +79,24 @@ pub struct Node {
     pub secrets: BTreeMap<u32, NodeSecret>,
     /// When it joined, ms since 1970.
     pub joined_unix_ms: i64,
+    /// Newest key epoch whose labels its kernel is known to verify.
+    #[serde(default)]
+    pub verifies_epoch: u32,
+    /// Oldest key epoch with which its kernel may still send to anybody.
+    #[serde(default)]
+    pub sends_epoch: u32,
+}
+
+impl Node {
+    fn has_older_than(&self, epoch: u32) -> bool {
+        self.secrets.range(..epoch).next().is_some()
+    }
+
+    /// Whether others may send to it with the keys of an epoch: it is known to verify them, or has no older ones.
+    pub fn takes(&self, epoch: u32) -> bool {
+        self.secrets.contains_key(&epoch)
+            && (self.verifies_epoch >= epoch || !self.has_older_than(epoch))
+    }
 }
 
 /// A join token, of which only the hash is known.
@@ -148,6 +167,8 @@ pub enum Command {
         addresses: Vec<IpAddr>,
         /// Its receive secret for the current key epoch.
         secret: NodeSecret,
+        /// The same for the next one, should a change of keys be under way.
+        next_secret: NodeSecret,
         /// Now.
         now_unix_ms: i64,
     },
@@ -162,6 +183,28 @@ pub enum Command {
     RemoveNode {
         /// Its name.
         name: String,
+    },
+    /// Begins to change all label keys.
+    RotateKeys {
+        /// A new receive secret for each node.
+        secrets: BTreeMap<SnId, NodeSecret>,
+        /// Waits for no node: a change that is under way is ended, and who has not come through the last one is cut
+        /// off until it has come through this one.
+        force: bool,
+    },
+    /// A node's kernel has keys.
+    KeysTaken {
+        /// The node.
+        snid: SnId,
+        /// The newest epoch that it verifies.
+        verifies: u32,
+        /// The oldest epoch that it sends with.
+        sends: u32,
+    },
+    /// The next keys are sent with from now on.
+    ActivateKeys {
+        /// Their epoch.
+        epoch: u32,
     },
     /// Takes a verified policy as the newest.
     AddPolicy {
@@ -197,6 +240,13 @@ pub enum Outcome {
         /// The first node map without it.
         node_map_version: u64,
     },
+    /// The keys are being changed.
+    Rotating {
+        /// To this epoch.
+        epoch: u32,
+    },
+    /// It is so.
+    Noted,
     /// The policy is the newest.
     PolicyAdded,
 }
@@ -301,6 +351,36 @@ pub enum Rejection {
         /// Its owner.
         owner: String,
     },
+    /// One change of keys at a time.
+    #[error(
+        "a change to the keys of epoch {epoch} is under way, and these nodes do not have them yet: {}; wait, expel them \
+         with `dsictl node remove`, or go on without them with `dsictl key rotate --force`",
+        names.join(", ")
+    )]
+    RotationUnderWay {
+        /// The epoch that is being handed out.
+        epoch: u32,
+        /// Who does not have its keys.
+        names: Vec<String>,
+    },
+    /// Somebody still depends on the keys that the change would retire.
+    #[error(
+        "the keys before epoch {epoch} are still in use because of these nodes: {}; wait until they are back, expel \
+         them with `dsictl node remove`, or cut them off until they are back with `dsictl key rotate --force`",
+        names.join(", ")
+    )]
+    KeysInUse {
+        /// The epoch in use.
+        epoch: u32,
+        /// Who lags.
+        names: Vec<String>,
+    },
+    /// A node came between.
+    #[error("the nodes have changed meanwhile; try again")]
+    NodesChanged,
+    /// All epochs have been used.
+    #[error("there is no key epoch after {0}")]
+    EpochsExhausted(u32),
     /// The policy is not newer.
     #[error(
         "policy version {offered} does not rise above {newest}, the newest of this cluster; give it a higher version"
@@ -348,10 +428,31 @@ pub enum Change {
         /// The id.
         snid: SnId,
     },
+    /// The epochs of the label keys.
+    KeyEpochs(KeyEpochs),
     /// The node map, or a key that goes with it, has changed.
     NodeMapVersion(u64),
     /// A policy is known.
     PutPolicy(PolicyRecord),
+}
+
+/// The epochs of the label keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEpochs {
+    /// Whose keys are sent with.
+    pub active: u32,
+    /// Whose keys are being handed out, during a change.
+    pub next: Option<u32>,
+}
+
+impl Default for KeyEpochs {
+    /// Those of a new cluster.
+    fn default() -> Self {
+        Self {
+            active: FIRST_KEY_EPOCH,
+            next: None,
+        }
+    }
 }
 
 /// Everything that the cluster has decided.
@@ -363,7 +464,7 @@ pub enum Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     cluster: Cluster,
-    key_epoch: u32,
+    epochs: KeyEpochs,
     nodes: BTreeMap<SnId, Node>,
     names: BTreeMap<String, SnId>,
     addresses: BTreeMap<IpAddr, SnId>,
@@ -381,7 +482,7 @@ impl State {
     pub fn new(cluster: Cluster) -> Self {
         Self {
             cluster,
-            key_epoch: FIRST_KEY_EPOCH,
+            epochs: KeyEpochs::default(),
             nodes: BTreeMap::new(),
             names: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -397,9 +498,9 @@ impl State {
         &self.cluster
     }
 
-    /// Epoch of the label keys that nodes stamp with.
-    pub fn key_epoch(&self) -> u32 {
-        self.key_epoch
+    /// Epochs of the label keys.
+    pub fn key_epochs(&self) -> KeyEpochs {
+        self.epochs
     }
 
     /// The members, by id.
@@ -458,10 +559,24 @@ impl State {
                 snid,
                 addresses,
                 secret,
+                next_secret,
                 now_unix_ms,
-            } => self.join(name, hash, *snid, addresses, secret, *now_unix_ms),
+            } => {
+                let secrets = [secret, next_secret];
+                self.join(name, hash, *snid, addresses, secrets, *now_unix_ms)
+            }
             Command::SetTokenSnId { name, snid } => self.set_token_snid(name, *snid),
             Command::RemoveNode { name } => self.remove_node(name),
+            Command::RotateKeys { secrets, force } => self.rotate_keys(secrets, *force),
+            Command::KeysTaken {
+                snid,
+                verifies,
+                sends,
+            } => Ok((Outcome::Noted, self.keys_taken(*snid, *verifies, *sends))),
+            Command::ActivateKeys { epoch } if self.epochs.next == Some(*epoch) => {
+                Ok((Outcome::Noted, self.activate(*epoch)))
+            }
+            Command::ActivateKeys { .. } => Ok((Outcome::Noted, Vec::new())),
             Command::AddPolicy { record, cluster } => self.add_policy(record, *cluster),
         }
     }
@@ -547,7 +662,7 @@ impl State {
         hash: &[u8; 32],
         certified: SnId,
         addresses: &[IpAddr],
-        secret: &NodeSecret,
+        [secret, next_secret]: [&NodeSecret; 2],
         now_unix_ms: i64,
     ) -> Result<(Outcome, Vec<Change>), Rejection> {
         let snid = self.check_token(name, hash, now_unix_ms)?;
@@ -560,12 +675,18 @@ impl State {
         let addresses = self.usable_addresses(addresses)?;
         let mut token = self.tokens[name].clone();
         token.spent = true;
+        let mut secrets = BTreeMap::from([(self.epochs.active, secret.clone())]);
+        if let Some(next) = self.epochs.next {
+            secrets.insert(next, next_secret.clone());
+        }
         let node = Node {
             name: name.to_owned(),
             snid,
             addresses,
-            secrets: BTreeMap::from([(self.key_epoch, secret.clone())]),
+            secrets,
             joined_unix_ms: now_unix_ms,
+            verifies_epoch: 0,
+            sends_epoch: 0,
         };
         let changes = vec![
             Change::PutToken {
@@ -628,6 +749,91 @@ impl State {
             node_map_version,
         };
         Ok((removed, changes))
+    }
+
+    fn rotate_keys(
+        &self,
+        secrets: &BTreeMap<SnId, NodeSecret>,
+        force: bool,
+    ) -> Result<(Outcome, Vec<Change>), Rejection> {
+        let active = self.epochs.active;
+        match self.epochs.next {
+            Some(epoch) if force => {
+                return Ok((Outcome::Rotating { epoch }, self.activate(epoch)));
+            }
+            Some(epoch) => {
+                let names = self.names_of(|node| node.verifies_epoch < epoch);
+                return Err(Rejection::RotationUnderWay { epoch, names });
+            }
+            None => {}
+        }
+        let names = self.lagging();
+        if !force && !names.is_empty() {
+            let epoch = active;
+            return Err(Rejection::KeysInUse { epoch, names });
+        }
+        let epoch = active
+            .checked_add(1)
+            .ok_or(Rejection::EpochsExhausted(active))?;
+        let mut changes = Vec::with_capacity(self.nodes.len() + 2);
+        for node in self.nodes.values() {
+            let secret = secrets.get(&node.snid).ok_or(Rejection::NodesChanged)?;
+            let mut node = node.clone();
+            node.secrets.retain(|&old, _| old == active);
+            node.secrets.insert(epoch, secret.clone());
+            changes.push(Change::PutNode(node));
+        }
+        let next = Some(epoch);
+        changes.push(Change::KeyEpochs(KeyEpochs { active, next }));
+        changes.push(Change::NodeMapVersion(self.node_map_version + 1));
+        Ok((Outcome::Rotating { epoch }, changes))
+    }
+
+    fn names_of(&self, is: impl Fn(&Node) -> bool) -> Vec<String> {
+        let nodes = self.nodes.values().filter(|node| is(node));
+        nodes.map(|node| node.name.clone()).collect()
+    }
+
+    /// The nodes because of which keys older than those in use are still sent with: those that do not verify the newer
+    /// ones, or else those that have not heard yet that all others do.
+    fn lagging(&self) -> Vec<String> {
+        let epoch = self.epochs.active;
+        let lags = |node: &Node, at: u32| node.has_older_than(epoch) && at < epoch;
+        let deaf = self.names_of(|node| lags(node, node.verifies_epoch));
+        if deaf.is_empty() {
+            self.names_of(|node| lags(node, node.sends_epoch))
+        } else {
+            deaf
+        }
+    }
+
+    fn keys_taken(&self, snid: SnId, verifies: u32, sends: u32) -> Vec<Change> {
+        let Some(node) = self.nodes.get(&snid) else {
+            return Vec::new();
+        };
+        // Nobody has what nobody has made; and a module that is loaded anew gets back what it had.
+        let newest = self.epochs.next.unwrap_or(self.epochs.active);
+        let mut changed = node.clone();
+        changed.verifies_epoch = verifies.min(newest).max(node.verifies_epoch);
+        changed.sends_epoch = sends.min(self.epochs.active).max(node.sends_epoch);
+        if changed == *node {
+            return Vec::new();
+        }
+        // If it comes late, then the others may send to it with the keys in use from now on.
+        let late = changed.takes(self.epochs.active) != node.takes(self.epochs.active);
+        let map = late.then(|| Change::NodeMapVersion(self.node_map_version + 1));
+        [Change::PutNode(changed)].into_iter().chain(map).collect()
+    }
+
+    fn activate(&self, epoch: u32) -> Vec<Change> {
+        let epochs = KeyEpochs {
+            active: epoch,
+            next: None,
+        };
+        vec![
+            Change::KeyEpochs(epochs),
+            Change::NodeMapVersion(self.node_map_version + 1),
+        ]
     }
 
     fn add_policy(
@@ -729,6 +935,7 @@ impl State {
                 self.nodes.insert(node.snid, node);
             }
             Change::DropNode { snid } => self.forget_node(snid),
+            Change::KeyEpochs(epochs) => self.epochs = epochs,
             Change::NodeMapVersion(version) => self.node_map_version = version,
             Change::PutPolicy(record) => {
                 self.policies.insert(record.version, record);
@@ -788,6 +995,7 @@ mod tests {
             snid,
             addresses: vec![address.parse().unwrap()],
             secret: NodeSecret::new([hash; 16]),
+            next_secret: NodeSecret::new([!hash; 16]),
             now_unix_ms: now,
         }
     }
@@ -1017,6 +1225,144 @@ mod tests {
         );
     }
 
+    /// A state with nodes of these names, ids from 1.
+    fn members(names: &[&str]) -> State {
+        let mut state = state();
+        for (snid, name) in (1u8..).zip(names) {
+            run(&mut state, create(name, None, snid)).unwrap();
+            let address = format!("192.0.2.{snid}");
+            run(&mut state, join(name, snid, snid.into(), &address, NOW)).unwrap();
+        }
+        state
+    }
+
+    fn rotate(state: &mut State, force: bool) -> Result<Outcome, Rejection> {
+        let secret = |epoch: u32, snid: u32| NodeSecret::new([(epoch * 16 + snid) as u8; 16]);
+        let secrets = state.nodes.keys();
+        let epoch = state.epochs.active + 1;
+        let secrets = secrets.map(|&snid| (snid, secret(epoch, snid))).collect();
+        run(state, Command::RotateKeys { secrets, force })
+    }
+
+    fn taken(state: &mut State, snid: SnId, verifies: u32, sends: u32) -> u64 {
+        let before = state.node_map_version;
+        let command = Command::KeysTaken {
+            snid,
+            verifies,
+            sends,
+        };
+        assert_eq!(run(state, command), Ok(Outcome::Noted));
+        state.node_map_version - before
+    }
+
+    fn epochs(active: u32, next: Option<u32>) -> KeyEpochs {
+        KeyEpochs { active, next }
+    }
+
+    #[test]
+    fn keys_are_handed_out_then_used_then_retired_by_the_next_change() {
+        let mut state = members(&["a", "b"]);
+        let secrets = |state: &State, snid| -> Vec<u32> {
+            state.nodes[&snid].secrets.keys().copied().collect()
+        };
+        assert_eq!(
+            rotate(&mut state, false),
+            Ok(Outcome::Rotating { epoch: 2 })
+        );
+        assert_eq!(state.epochs, epochs(1, Some(2)));
+        assert_eq!(secrets(&state, 1), [1, 2]);
+        assert!(state.nodes[&1].takes(1) && !state.nodes[&1].takes(2));
+        // Only one has them so far.
+        assert_eq!(taken(&mut state, 1, 2, 1), 0, "nobody need be told");
+        let names = vec!["b".to_owned()];
+        let under_way = Rejection::RotationUnderWay { epoch: 2, names };
+        assert_eq!(rotate(&mut state, false), Err(under_way));
+        // Who joins meanwhile has both.
+        run(&mut state, create("c", None, 3)).unwrap();
+        run(&mut state, join("c", 3, 3, "192.0.2.3", NOW)).unwrap();
+        assert_eq!(secrets(&state, 3), [1, 2]);
+        assert_eq!(taken(&mut state, 3, 2, 1), 0);
+
+        let activate = |epoch| Command::ActivateKeys { epoch };
+        run(&mut state, activate(3)).unwrap();
+        assert_eq!(state.epochs, epochs(1, Some(2)), "of another change");
+        run(&mut state, activate(2)).unwrap();
+        assert_eq!(state.epochs, epochs(2, None));
+        assert!(state.nodes[&1].takes(2) && !state.nodes[&2].takes(2));
+        // The third change would retire what b verifies with.
+        let names = vec!["b".to_owned()];
+        let in_use = Rejection::KeysInUse { epoch: 2, names };
+        assert_eq!(rotate(&mut state, false), Err(in_use));
+        assert_eq!(taken(&mut state, 2, 2, 2), 1, "the others are told");
+        // They have not heard of it.
+        let names = vec!["a".to_owned(), "c".to_owned()];
+        let in_use = Rejection::KeysInUse { epoch: 2, names };
+        assert_eq!(rotate(&mut state, false), Err(in_use));
+        for snid in [1, 3] {
+            assert_eq!(taken(&mut state, snid, 2, 2), 0);
+        }
+        assert_eq!(
+            rotate(&mut state, false),
+            Ok(Outcome::Rotating { epoch: 3 })
+        );
+        assert_eq!(secrets(&state, 2), [2, 3]);
+    }
+
+    #[test]
+    fn way_out_of_a_change_with_a_node_that_is_away_for_good() {
+        // It is expelled.
+        let mut state = members(&["a", "b"]);
+        rotate(&mut state, false).unwrap();
+        run(&mut state, Command::ActivateKeys { epoch: 2 }).unwrap();
+        taken(&mut state, 1, 2, 1);
+        let refused = rotate(&mut state, false).unwrap_err().to_string();
+        assert!(
+            refused.contains(": b; ")
+                && refused.contains("dsictl node remove")
+                && refused.contains("--force"),
+            "{refused}"
+        );
+        let remove = Command::RemoveNode { name: "b".into() };
+        run(&mut state, remove).unwrap();
+        taken(&mut state, 1, 2, 2);
+        assert_eq!(
+            rotate(&mut state, false),
+            Ok(Outcome::Rotating { epoch: 3 })
+        );
+
+        // It is waited for no longer, then cut off until it is back.
+        let mut state = members(&["a", "b"]);
+        rotate(&mut state, false).unwrap();
+        taken(&mut state, 1, 2, 1);
+        let refused = rotate(&mut state, false).unwrap_err().to_string();
+        assert!(
+            refused.contains("yet: b; ") && refused.contains("--force"),
+            "{refused}"
+        );
+        assert_eq!(rotate(&mut state, true), Ok(Outcome::Rotating { epoch: 2 }));
+        assert_eq!(state.epochs, epochs(2, None));
+        assert!(state.nodes[&2].takes(1) && !state.nodes[&2].takes(2));
+        assert_eq!(rotate(&mut state, true), Ok(Outcome::Rotating { epoch: 3 }));
+        assert!(
+            state.nodes[&2].takes(2),
+            "there is nothing else to send with"
+        );
+        run(&mut state, Command::ActivateKeys { epoch: 3 }).unwrap();
+        assert_eq!(taken(&mut state, 2, 3, 3), 1);
+        assert!(state.nodes[&2].takes(3));
+    }
+
+    #[test]
+    fn claims_about_keys_are_bounded_and_never_fall() {
+        let mut state = members(&["a"]);
+        assert_eq!(taken(&mut state, 1, 9, 9), 0);
+        let known = |state: &State| (state.nodes[&1].verifies_epoch, state.nodes[&1].sends_epoch);
+        assert_eq!(known(&state), (1, 1));
+        taken(&mut state, 1, 0, 0);
+        assert_eq!(known(&state), (1, 1));
+        assert_eq!(taken(&mut state, 7, 1, 1), 0, "nobody's");
+    }
+
     #[test]
     fn policy_version_only_rises_and_only_for_this_cluster() {
         let mut state = state();
@@ -1078,6 +1424,18 @@ mod tests {
                 .prop_map(|(name, hash, address, now)| join(name, hash, 0, &address, now)),
             name.clone()
                 .prop_map(|name| Command::RemoveNode { name: name.into() }),
+            any::<bool>().prop_map(|force| Command::RotateKeys {
+                secrets: (1..12)
+                    .map(|snid| (snid, NodeSecret::new([1; 16])))
+                    .collect(),
+                force
+            }),
+            (0u32..5, 0u32..5, 0u32..5).prop_map(|(snid, verifies, sends)| Command::KeysTaken {
+                snid,
+                verifies,
+                sends
+            }),
+            (1u32..6).prop_map(|epoch| Command::ActivateKeys { epoch }),
             (name, 0u32..6).prop_map(|(name, snid)| Command::SetTokenSnId {
                 name: name.into(),
                 snid
@@ -1106,6 +1464,16 @@ mod tests {
                     Ok(_) => {}
                 }
                 prop_assert!(state.newest_policy() >= before.newest_policy());
+                let KeyEpochs { active, next } = state.epochs;
+                prop_assert!(active >= before.epochs.active);
+                prop_assert!(next.is_none_or(|next| next == active + 1));
+                for node in state.nodes.values() {
+                    let newest = next.unwrap_or(active);
+                    prop_assert!(node.secrets.len() <= 2, "two epochs are valid");
+                    prop_assert!(node.secrets.contains_key(&active) && node.secrets.contains_key(&newest));
+                    prop_assert!(node.verifies_epoch <= newest && node.sends_epoch <= active);
+                    prop_assert!(node.secrets.keys().any(|epoch| node.takes(*epoch)), "all can send to it");
+                }
                 let mut addresses = BTreeSet::new();
                 for (snid, node) in state.nodes() {
                     prop_assert!(state.used_snids.contains(snid));

@@ -28,6 +28,9 @@ struct ClusterStatus {
     policy_version: u64,
     mode: String,
     key_epoch: u32,
+    /// Being handed out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_key_epoch: Option<u32>,
     connected: usize,
     lagging: usize,
     nodes: Vec<NodeReport>,
@@ -47,7 +50,11 @@ impl Report for ClusterStatus {
             0 => writeln!(out, "policy   none")?,
             version => writeln!(out, "policy   {version}, {}", self.mode)?,
         }
-        writeln!(out, "keys     epoch {}", self.key_epoch)?;
+        write!(out, "keys     epoch {}", self.key_epoch)?;
+        match self.next_key_epoch {
+            None => writeln!(out)?,
+            Some(next) => writeln!(out, ", those of {next} are being handed out")?,
+        }
         write!(
             out,
             "nodes    {} of {} connected",
@@ -97,6 +104,7 @@ pub fn cluster(profile: &Path, output: &Output) -> Result<(), Failure> {
         policy_version: newest,
         mode: status.mode,
         key_epoch: status.key_epoch,
+        next_key_epoch: Some(status.next_key_epoch).filter(|next| *next != 0),
         connected: nodes.iter().filter(|node| node.is_connected()).count(),
         lagging: nodes.iter().filter(|node| node.lags()).count(),
         nodes,

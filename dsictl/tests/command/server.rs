@@ -240,8 +240,18 @@ impl Temper {
                 state.error = "policy-commit: the kernel has no memory".to_owned();
                 state.refused_policy_version = policy.version;
             }
-            (_, to_manager::Body::Nodes(map)) => state.node_map_version = map.version,
-            (_, to_manager::Body::Keys(_)) => return false,
+            (_, to_manager::Body::Nodes(map)) => {
+                state.node_map_version = map.version;
+                state.mode = "no-policy".to_owned();
+            }
+            (Self::Refusing, to_manager::Body::Keys(_)) => return false,
+            (Self::Willing, to_manager::Body::Keys(keys)) => {
+                state.newest_key_epoch = keys.epoch.max(state.newest_key_epoch);
+                if keys.active {
+                    state.key_epoch = keys.epoch;
+                    state.oldest_key_epoch = keys.epoch;
+                }
+            }
         }
         true
     }
@@ -595,6 +605,73 @@ fn an_expelled_node_is_refused_by_all_that_say_so() {
             .contains("`dublin` is expelled, and not refused yet by cork"),
         "{run:?}"
     );
+}
+
+#[test]
+fn keys_are_changed_step_by_step_and_who_holds_it_up_is_named() {
+    let world = World::start();
+    let _colby = world.join("colby", 1, Temper::Willing);
+    let _munster = world.join("munster", 2, Temper::Willing);
+    let run = world.dsictl(&["key", "rotate"]).ends(0);
+    assert!(
+        run.stdout
+            .ends_with("keys of epoch 2 are in use on all 2 connected nodes\n"),
+        "{run:?}"
+    );
+    assert_eq!(world.dsictl(&["--json", "status"]).json()["key_epoch"], 2);
+    // Without waiting for the nodes to say that they send with them: the next one has to.
+    world.poll(&["key", "rotate"], |run| run.code == 0);
+
+    let refusing = world.join("limerick", 3, Temper::Refusing);
+    let run = world
+        .poll(&["--json", "key", "rotate", "--timeout", "1s"], |run| {
+            !run.stdout.is_empty()
+        })
+        .ends(1);
+    let first: serde_json::Value =
+        serde_json::from_str(run.stdout.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["epoch"], &first["step"], &first["finished"]),
+        (&4.into(), &"handing-out".into(), &false.into())
+    );
+    assert!(run.stderr.contains("limerick"), "{run:?}");
+    let status = world.dsictl(&["status"]).ends(0);
+    assert!(
+        status
+            .stdout
+            .contains("keys     epoch 3, those of 4 are being handed out\n"),
+        "{status:?}"
+    );
+    let run = world.poll(&["key", "rotate"], |run| {
+        run.stderr.contains("do not have them yet: limerick;")
+    });
+    for word in ["under way", "limerick", "dsictl node remove", "--force"] {
+        assert!(run.stderr.contains(word), "{word}: {run:?}");
+    }
+    // Both ways out.
+    drop(refusing);
+    world.poll(&["--json", "status"], |run| {
+        run.json()["key_epoch"] == 4 && run.json()["connected"] == 2
+    });
+    let run = world.poll(&["key", "rotate"], |run| !run.stderr.contains("under way"));
+    for word in [
+        "before epoch 4",
+        "limerick",
+        "dsictl node remove",
+        "--force",
+    ] {
+        assert!(run.stderr.contains(word), "{word}: {run:?}");
+    }
+    let run = world.dsictl(&["key", "rotate", "--force"]).ends(0);
+    assert!(
+        run.stdout.ends_with(
+            "keys of epoch 5 are in use on all 2 connected nodes; not there, and sent to with the former keys until \
+             they are back: limerick\n"
+        ),
+        "{run:?}"
+    );
+    world.dsictl(&["node", "remove", "limerick"]).ends(0);
+    world.poll(&["key", "rotate"], |run| run.code == 0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod module;
 pub mod policy_load;
 pub mod programs;
 pub mod revoke;
+pub mod rotation;
 pub mod selftests;
 pub mod sockets;
 pub mod twins;
@@ -31,6 +32,7 @@ pub const ALL: &[Suite] = &[
     attack::SUITE,
     escape::SUITE,
     revoke::SUITE,
+    rotation::SUITE,
     two_operators::SUITE,
     administration::SUITE,
 ];

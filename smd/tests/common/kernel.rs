@@ -33,6 +33,48 @@ pub struct State {
     pub instance: u64,
 }
 
+impl State {
+    /// Epoch and key with which it labels a packet to another node.
+    pub fn label_to(&self, snid: u32) -> Option<(u32, [u8; 16])> {
+        let keys = &self.nodes.get(&snid)?.keys;
+        let active = keys.get_key_value(&self.active_epoch);
+        let (epoch, key) = active.or_else(|| keys.last_key_value())?;
+        Some((*epoch, *key))
+    }
+
+    /// Whether it takes such a label of another node for one.
+    pub fn verifies(&self, snid: u32, (epoch, key): (u32, [u8; 16])) -> bool {
+        let sender = dsi_engine::SnId::node(snid).unwrap();
+        self.nodes.contains_key(&snid)
+            && self.secrets.get(&epoch).is_some_and(|secret| {
+                dsi_engine::label::pair_key::<ssd::keys::SipHash>(secret, sender) == key
+            })
+    }
+}
+
+/// Keeps keys of two epochs, as the module does: a third one takes the place of the older one that is not active.
+fn keep(
+    keys: &mut BTreeMap<u32, [u8; 16]>,
+    epoch: u32,
+    key: [u8; 16],
+    active: u32,
+) -> Result<(), NetlinkError> {
+    if keys.len() == 2 && !keys.contains_key(&epoch) {
+        let mut known = keys.keys().copied();
+        let (older, newer) = (known.next().unwrap(), known.next().unwrap());
+        if epoch < older {
+            return Err(refused(
+                "key-set",
+                116,
+                "the epoch is older than those known",
+            ));
+        }
+        keys.remove(if active == older { &newer } else { &older });
+    }
+    keys.insert(epoch, key);
+    Ok(())
+}
+
 #[derive(Default)]
 struct Shared {
     /// None while the module is not loaded.
@@ -270,12 +312,13 @@ impl Kernel for Handle {
                     "the address belongs to another node",
                 ));
             }
+            let active = state.active_epoch;
             let node = state.nodes.entry(snid).or_default();
             if let Some(addresses) = addresses {
                 node.addresses = addresses.to_vec();
             }
             if let Some(key) = key {
-                node.keys.insert(key.epoch, *key.key);
+                keep(&mut node.keys, key.epoch, *key.key, active)?;
             }
             Ok(())
         })
@@ -302,7 +345,7 @@ impl Kernel for Handle {
                 return Err(refused("key-set", 22, "neither a secret nor an activation"));
             }
             if let Some(secret) = secret {
-                state.secrets.insert(epoch, *secret);
+                keep(&mut state.secrets, epoch, *secret, state.active_epoch)?;
             }
             if active {
                 if !state.secrets.contains_key(&epoch) {

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status};
 use super::{status_of, status_of_refusal};
 use crate::metrics::{Cause, Metrics};
 use crate::policies;
+use crate::rotation::{self, BeginError};
 use crate::session::Context;
 use crate::state::{Command, Outcome, PolicyRecord, SnId};
 use crate::store::ProposeError;
@@ -209,6 +210,7 @@ async fn report_expulsion(
 #[tonic::async_trait]
 impl Admin for AdminService {
     type ApplyPolicyStream = Answers<ApplyPolicyProgress>;
+    type RotateKeysStream = Answers<v1::RotateKeysProgress>;
     type RemoveNodeStream = Answers<v1::RemoveNodeProgress>;
     type TailAuditStream = Answers<AuditEvent>;
 
@@ -225,9 +227,10 @@ impl Admin for AdminService {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             policy_version: state.newest_policy(),
             mode: newest.map_or("no-policy", mode_of).to_owned(),
-            key_epoch: state.key_epoch(),
+            key_epoch: state.key_epochs().active,
             nodes,
             started_unix_ms: self.started_unix_ms,
+            next_key_epoch: state.key_epochs().next.unwrap_or(0),
         }))
     }
 
@@ -494,6 +497,32 @@ impl Admin for AdminService {
         };
         Ok(self.follow("the expulsion", |context, answers| {
             report_expulsion(context, node, node_map_version, changes, answers)
+        }))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<v1::RotateKeysRequest>,
+    ) -> Result<Response<Self::RotateKeysStream>, Status> {
+        let CallingAdministrator(administrator) = extension(&request)?;
+        let v1::RotateKeysRequest { force } = request.into_inner();
+        let watch = rotation::Watch::new(&self.context);
+        let epoch = rotation::begin(&self.context, force)
+            .await
+            .map_err(|error| match error {
+                BeginError::Propose(error) => status_of(&error),
+                BeginError::Answer(_) | BeginError::Random(_) => {
+                    Status::internal(error.to_string())
+                }
+            })?;
+        tracing::info!(
+            administrator,
+            epoch,
+            force,
+            "the label keys are being changed"
+        );
+        Ok(self.follow("the change of keys", |context, answers| {
+            rotation::report(context, epoch, watch, answers)
         }))
     }
 

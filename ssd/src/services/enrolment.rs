@@ -15,8 +15,9 @@ use zeroize::Zeroizing;
 
 use super::{status_of, status_of_rejection};
 use crate::clock::Clock;
+use crate::keys;
 use crate::metrics::{Cause, Metrics};
-use crate::state::{Command, MAX_ADDRESSES, NodeSecret, Rejection};
+use crate::state::{Command, MAX_ADDRESSES, Rejection};
 use crate::store::{ProposeError, Store};
 
 /// The service.
@@ -95,15 +96,15 @@ impl EnrolmentService {
                 other => Refused(Status::internal(other.to_string()), "other"),
             })?;
 
-        let mut key = Zeroizing::new([0; 16]);
-        getrandom::fill(key.as_mut())
-            .map_err(|error| Refused(Status::internal(error.to_string()), "other"))?;
+        let draw =
+            || keys::draw().map_err(|error| Refused(Status::internal(error.to_string()), "other"));
         let command = Command::Join {
             name: name.clone(),
             hash,
             snid,
             addresses,
-            secret: NodeSecret::new(*key),
+            secret: draw()?,
+            next_secret: draw()?,
             now_unix_ms,
         };
         // The certificate leaves this machine only if the token could be spent for it, under the id it was made for.

@@ -36,9 +36,13 @@ fn status_of_rejection(rejection: &Rejection) -> Status {
         | Rejection::AddressCount { .. }
         | Rejection::AddressUnusable { .. } => Status::invalid_argument(message),
         Rejection::NoSuchName { .. } | Rejection::NoSuchNode { .. } => Status::not_found(message),
-        Rejection::SnIdMoved { .. } => Status::aborted(message),
-        Rejection::SnIdsExhausted => Status::resource_exhausted(message),
+        Rejection::SnIdMoved { .. } | Rejection::NodesChanged => Status::aborted(message),
+        Rejection::SnIdsExhausted | Rejection::EpochsExhausted(_) => {
+            Status::resource_exhausted(message)
+        }
         Rejection::AlreadyJoined { .. }
+        | Rejection::RotationUnderWay { .. }
+        | Rejection::KeysInUse { .. }
         | Rejection::VersionNotRising { .. }
         | Rejection::ForeignCluster { .. } => Status::failed_precondition(message),
     }

@@ -18,7 +18,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{PolicyFiles, ProposeError, Revision, Store, StoreError};
-use crate::state::{Change, Cluster, Command, Node, Outcome, PolicyRecord, State, Token};
+use crate::state::{
+    Change, Cluster, Command, KeyEpochs, Node, Outcome, PolicyRecord, State, Token,
+};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const NODES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("nodes");
@@ -32,6 +34,8 @@ const SIGNATURES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("policy
 const CLUSTER: &str = "cluster";
 const FORMAT: &str = "format";
 const NODE_MAP_VERSION: &str = "node-map-version";
+/// Absent before the first change of keys.
+const KEY_EPOCHS: &str = "key-epochs";
 
 /// Layout of the tables; a file of another one is refused, not guessed at.
 const FORMAT_VERSION: u32 = 1;
@@ -311,6 +315,11 @@ impl Writer {
                 Change::DropNode { snid } => {
                     transaction.open_table(NODES)?.remove(snid)?;
                 }
+                Change::KeyEpochs(epochs) => {
+                    transaction
+                        .open_table(META)?
+                        .insert(KEY_EPOCHS, json(epochs).as_slice())?;
+                }
                 Change::NodeMapVersion(version) => {
                     transaction
                         .open_table(META)?
@@ -365,7 +374,11 @@ impl Reader<'_> {
             ));
         }
         let mut state = State::new(self.meta(CLUSTER)?);
-        let mut changes = vec![Change::NodeMapVersion(self.meta(NODE_MAP_VERSION)?)];
+        let epochs: Option<KeyEpochs> = self.meta_if_there(KEY_EPOCHS)?;
+        let mut changes = vec![
+            Change::NodeMapVersion(self.meta(NODE_MAP_VERSION)?),
+            Change::KeyEpochs(epochs.unwrap_or_default()),
+        ];
         let mut rows = Vec::new();
         self.rows(|transaction| {
             for row in transaction.open_table(SNIDS)?.iter()? {
@@ -401,6 +414,14 @@ impl Reader<'_> {
     }
 
     fn meta<T: DeserializeOwned>(&self, key: &'static str) -> Result<T, StoreError> {
+        self.meta_if_there(key)?
+            .ok_or_else(|| self.damaged("meta", key, "it is missing".into()))
+    }
+
+    fn meta_if_there<T: DeserializeOwned>(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<T>, StoreError> {
         let mut found = None;
         self.rows(|transaction| {
             found = transaction
@@ -409,8 +430,9 @@ impl Reader<'_> {
                 .map(|value| value.value().to_vec());
             Ok(())
         })?;
-        let value = found.ok_or_else(|| self.damaged("meta", key, "it is missing".into()))?;
-        self.record("meta", key, &value)
+        found
+            .map(|value| self.record("meta", key, &value))
+            .transpose()
     }
 
     fn rows(
@@ -498,6 +520,80 @@ mod tests {
         )
     }
 
+    /// Opens a store whose last user was dropped: the writer lets go of the file when its last command is done.
+    async fn reopen(path: &Path) -> LocalStore {
+        loop {
+            match LocalStore::open(path) {
+                Ok(store) => return store,
+                Err(StoreError::Database { source, .. })
+                    if matches!(*source, redb::Error::DatabaseAlreadyOpen) =>
+                {
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_step_of_a_change_of_keys_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        LocalStore::create(&path, &cluster()).unwrap();
+        let mut store = LocalStore::open(&path).unwrap();
+        // As a store of an earlier release is.
+        assert_eq!(store.state().key_epochs(), KeyEpochs::default());
+        let join = |name: &str, snid| Command::Join {
+            name: name.into(),
+            hash: [7; 32],
+            snid,
+            addresses: vec![format!("192.0.2.{snid}").parse().unwrap()],
+            secret: NodeSecret::new([4; 16]),
+            next_secret: NodeSecret::new([6; 16]),
+            now_unix_ms: 1,
+        };
+        let secrets = [1, 2].map(|snid| (snid, NodeSecret::new([snid as u8; 16])));
+        let steps = [
+            token("a"),
+            join("a", 1),
+            token("b"),
+            join("b", 2),
+            Command::RotateKeys {
+                secrets: secrets.into(),
+                force: false,
+            },
+            Command::KeysTaken {
+                snid: 1,
+                verifies: 2,
+                sends: 1,
+            },
+            Command::ActivateKeys { epoch: 2 },
+            Command::RemoveNode { name: "b".into() },
+        ];
+        for step in steps {
+            store.propose(step, None).await.unwrap();
+            let before = store.state().clone();
+            drop(store);
+            store = reopen(&path).await;
+            assert_eq!(*store.state(), before);
+        }
+        let state = store.state();
+        assert_eq!((state.key_epochs().active, state.nodes().len()), (2, 1));
+        assert!(state.nodes()[&1].takes(2));
+    }
+
+    #[test]
+    fn node_of_an_earlier_release_is_read() {
+        let secret = vec!["4"; 16].join(",");
+        let row = format!(
+            r#"{{"name":"a","snid":1,"addresses":["192.0.2.1"],"secrets":{{"1":[{secret}]}},"joined_unix_ms":1}}"#
+        );
+        let node: Node = serde_json::from_str(&row).unwrap();
+        assert_eq!((node.verifies_epoch, node.sends_epoch), (0, 0));
+        assert!(node.takes(1));
+        assert_eq!(node.secrets[&1], NodeSecret::new([4; 16]));
+    }
+
     #[tokio::test]
     async fn acknowledged_commands_survive_a_restart() {
         let directory = tempfile::tempdir().unwrap();
@@ -520,6 +616,7 @@ mod tests {
             snid: 1,
             addresses: vec!["192.0.2.1".parse().unwrap()],
             secret: NodeSecret::new([4; 16]),
+            next_secret: NodeSecret::new([6; 16]),
             now_unix_ms: 1,
         };
         store.propose(join.clone(), None).await.unwrap();
@@ -533,18 +630,7 @@ mod tests {
         assert_eq!(store.policy_files(3).await.unwrap().unwrap(), policy(3).1);
         drop(store);
 
-        // The writer lets go of the file when its last command is done.
-        let store = loop {
-            match LocalStore::open(&path) {
-                Ok(store) => break store,
-                Err(StoreError::Database { source, .. })
-                    if matches!(*source, redb::Error::DatabaseAlreadyOpen) =>
-                {
-                    tokio::task::yield_now().await;
-                }
-                Err(error) => panic!("{error}"),
-            }
-        };
+        let store = reopen(&path).await;
         assert_eq!(*store.state(), before);
         assert_eq!(store.policy_files(5).await.unwrap().unwrap(), policy(5).1);
         assert_eq!(store.policy_files(4).await.unwrap(), None);
