@@ -8,7 +8,7 @@
 
 use super::{carry_out, decide, is_open, refuse, Question, Verdict};
 use crate::counters::{self, Event};
-use crate::engine::{header6, label, Class, Decision, Peer, Policy, Reason, ScId};
+use crate::engine::{header6, label, Class, Decision, Peer, Policy, Reason, Remote, ScId};
 use crate::state::sockets::{self, Role, Socket};
 use crate::state::{self, nodes, policy};
 use crate::sys::net::{Packet, SockRef, TCP};
@@ -65,6 +65,7 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
         return Ok(());
     }
     let (source, fault) = sender(packet);
+    let remote = Remote::sender_of(&packet.flow());
     policy::with(|policy, _| {
         let target = Peer {
             scid: owner,
@@ -78,11 +79,11 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
                 if hosting.is_refusal() {
                     hosting
                 } else {
-                    datagram(policy, packet, source, target)
+                    datagram(policy, packet, source, target, &remote)
                 }
             }
             _ => decide(policy, owner, |policy| {
-                datagram(policy, packet, source, target)
+                datagram(policy, packet, source, target, &remote)
             }),
         };
         told(decision, packet, source, target)
@@ -90,11 +91,17 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
 }
 
 /// The decision on a datagram.
-fn datagram(policy: &Policy<'_>, packet: &Packet<'_>, source: Peer, target: Peer) -> Decision {
+fn datagram(
+    policy: &Policy<'_>,
+    packet: &Packet<'_>,
+    source: Peer,
+    target: Peer,
+    remote: &Remote,
+) -> Decision {
     if packet.to_group() && source == Peer::OUTSIDE {
-        policy.network_multicast(source, target)
+        policy.network_multicast(source, target, remote)
     } else {
-        policy.network_datagram(source, target)
+        policy.network_datagram(source, target, remote)
     }
 }
 
@@ -268,16 +275,17 @@ fn weigh(
     if source.scid == ScId::KERNEL && packet.is_kernel_reply() {
         return Decision::PERMIT;
     }
+    let remote = Remote::sender_of(&packet.flow());
     let decision = reach(policy, source, targets, |policy, target| {
         if packet.protocol() != TCP {
-            return datagram(policy, packet, source, target);
+            return datagram(policy, packet, source, target, &remote);
         }
         let role = match socket {
             _ if packet.is_listening() => Role::Passive,
             Some(socket) => socket.role(),
             None => Role::Unknown,
         };
-        flow(policy, role, source, target)
+        flow(policy, role, source, target, &remote)
     });
     if decision.is_refusal() || packet.protocol() != TCP || packet.is_listening() {
         return decision;
@@ -332,20 +340,26 @@ pub(super) fn reach(
 }
 
 /// The decision on a segment of a TCP flow: of the connection that it belongs to.
-pub(super) fn flow(policy: &Policy<'_>, role: Role, source: Peer, target: Peer) -> Decision {
+pub(super) fn flow(
+    policy: &Policy<'_>,
+    role: Role,
+    source: Peer,
+    target: Peer,
+    remote: &Remote,
+) -> Decision {
     match role {
-        Role::Passive => policy.network_connect(source, target),
+        Role::Passive => policy.network_connect(source, target, remote),
         Role::Active => match source.scid {
             // As a listener they are exempt; what they send to a zone is not.
-            ScId::KERNEL | ScId::MANAGEMENT => policy.network_connect(source, target),
-            _ => policy.network_connect(target, source),
+            ScId::KERNEL | ScId::MANAGEMENT => policy.network_connect(source, target, remote),
+            _ => policy.network_connect(target, source, remote),
         },
         Role::Unknown => {
-            let decision = policy.network_connect(source, target);
+            let decision = policy.network_connect(source, target, remote);
             if !decision.is_refusal() || source.scid.is_exempt() {
                 return decision;
             }
-            let other = policy.network_connect(target, source);
+            let other = policy.network_connect(target, source, remote);
             if other.is_refusal() {
                 decision
             } else {

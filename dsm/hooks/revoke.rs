@@ -8,7 +8,8 @@
 
 use super::arrival::{flow, reach};
 use super::{decide, refuse};
-use crate::engine::{Peer, Policy, Reason, ScId, SocketPermission};
+use crate::engine::outside::Address;
+use crate::engine::{Peer, Policy, Reason, Remote, ScId, SocketPermission};
 use crate::state::sockets::{self, Socket};
 use crate::state::{self, nodes, policy};
 use crate::sys::net::{HeldSock, TCP};
@@ -109,8 +110,13 @@ fn peer_may(
         (None, None) => Peer::OUTSIDE,
     };
     let role = socket.role();
+    let remote = Remote {
+        address: Address::of(at.remote),
+        port: at.remote_port,
+        own_port: at.port,
+    };
     reach(policy, source, targets, |policy, target| {
-        flow(policy, role, source, target)
+        flow(policy, role, source, target, &remote)
     })
     .permit
 }

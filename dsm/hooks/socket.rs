@@ -8,7 +8,7 @@
 
 use super::{carry_out, decide, is_open, refuse, Grant, Question, Refused, Verdict};
 use crate::counters::{self, Event};
-use crate::engine::{Class, Flow, Peer, Policy, Reason, ScId, SocketPermission};
+use crate::engine::{Class, Flow, Peer, Policy, Reason, Remote, ScId, SocketPermission};
 use crate::state::sockets::{self, Role, Socket};
 use crate::state::{self, nodes, policy, tasks};
 use crate::sys::net::{Destination, Family, Receiver, Sleeper, SockRef, SockView, TCP};
@@ -86,7 +86,7 @@ impl Way {
     }
 }
 
-/// Asks whether a zone may talk to machines that are no nodes.
+/// Asks whether a zone may talk to the machine that a flow goes to, which is no node.
 pub(super) fn egress(
     policy: Option<&Policy<'_>>,
     subject: ScId,
@@ -95,10 +95,11 @@ pub(super) fn egress(
     hook: &'static str,
 ) -> Answer {
     let source = peer(subject);
+    let remote = Remote::receiver_of(flow);
     let decision = decide(policy, subject, |policy| match way {
-        Way::Connection => policy.network_connect(source, Peer::OUTSIDE),
-        Way::Datagram => policy.network_datagram(source, Peer::OUTSIDE),
-        Way::Group => policy.network_multicast(source, Peer::OUTSIDE),
+        Way::Connection => policy.network_connect(source, Peer::OUTSIDE, &remote),
+        Way::Datagram => policy.network_datagram(source, Peer::OUTSIDE, &remote),
+        Way::Group => policy.network_multicast(source, Peer::OUTSIDE, &remote),
     });
     carry_out(
         decision,
@@ -461,9 +462,11 @@ pub(crate) fn may_send(view: &SockView<'_>, held: &Held<'_>) -> bool {
     })
 }
 
+/// What the verdict on a message depends on, but for an IPv6 address.
 #[inline(always)]
 fn send_words(generation: u64, subject: ScId, view: &SockView<'_>) -> [u64; 3] {
-    [generation, u64::from(subject.0), view.word()]
+    let port = u64::from(view.remote_port());
+    [generation, port << 32 | u64::from(subject.0), view.word()]
 }
 
 #[inline(always)]

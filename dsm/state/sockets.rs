@@ -314,6 +314,7 @@ impl Socket {
 
     /// The ScIDs of the processes that last sent and received through it.
     pub(crate) fn users(&self) -> (Option<ScId>, Option<ScId>) {
+        // The other half of either word is a port.
         let sent = self.sent.get().map(|[_, subject, _]| ScId(subject as u32));
         let received = self.received.get();
         (

@@ -65,6 +65,8 @@ impl Sweep {
 pub(crate) struct Established {
     /// The peer's address.
     pub(crate) remote: IpAddr,
+    /// The peer's port.
+    pub(crate) remote_port: u16,
     /// The own port.
     pub(crate) port: u16,
 }
@@ -83,6 +85,7 @@ pub(crate) fn established(sock: &HeldSock) -> Option<Established> {
         } else {
             IpAddr::from(flow.daddr)
         },
+        remote_port: flow.dport,
         port: flow.sport,
     })
 }

@@ -27,7 +27,11 @@ pub(crate) fn contradictions(rules: &[Rule]) -> Vec<Fault> {
     permissions(of_sockets, SocketPermission::NAMED, &mut faults);
 
     let of_networks = rules.iter().filter_map(|rule| match &rule.body {
-        RuleBody::NetworkPermission { tuple, permissions } => Some((*tuple, *permissions, rule)),
+        RuleBody::NetworkPermission {
+            tuple,
+            place,
+            permissions,
+        } => Some(((*tuple, *place), *permissions, rule)),
         _ => None,
     });
     permissions(of_networks, NetworkPermission::NAMED, &mut faults);

@@ -2,13 +2,15 @@
 //! From the model to the image. Deterministic: nothing but the model and the input goes in.
 
 use crate::image::{Contents, WriteError};
-use crate::model::{Dsp, Permissions, RuleBody};
+use crate::model::{Dsp, Permissions, Place, RuleBody};
 use dsi_engine::image::{
     AccessEntry, HostingEntry, NetworkEntry, SocketLabelEntry, SystemEntry, TransitionEntry,
 };
+use dsi_engine::outside::{Address, IPV4_PREFIX, OutsideEntry};
 use dsi_engine::policy::Tuple;
 use dsi_engine::{Mode, ScId, SnId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What an image says that its document does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
     let mut labels: BTreeMap<(u8, u8, u16), (ScId, u32)> = BTreeMap::new();
     let mut sockets = Merged::default();
     let mut networks = Merged::default();
+    let mut outsides = Merged::default();
     let mut processes = Merged::default();
     let mut systems = Merged::default();
     let mut transitions: BTreeMap<(ScId, ScId), (ScId, u32)> = BTreeMap::new();
@@ -66,8 +69,20 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
                 target,
                 permissions,
             } => sockets.add((*source, *source_node, *target), *permissions, rule.id),
-            RuleBody::NetworkPermission { tuple, permissions } => {
-                networks.add(*tuple, *permissions, rule.id)
+            RuleBody::NetworkPermission {
+                tuple,
+                place: None,
+                permissions,
+            } => networks.add(*tuple, *permissions, rule.id),
+            RuleBody::NetworkPermission {
+                tuple,
+                place: Some(place),
+                permissions,
+            } => {
+                for network in networks_of(place) {
+                    let ports = place.ports.unwrap_or((0, u16::MAX));
+                    outsides.add((*tuple, network, ports), *permissions, rule.id);
+                }
             }
             RuleBody::ProcessPermission {
                 source,
@@ -138,6 +153,29 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
                     rule,
                 }
             })
+            .collect(),
+        outsides: outsides
+            .entries
+            .into_iter()
+            .map(
+                |((tuple, (address, prefix), (first, last)), p, rule)| OutsideEntry {
+                    source: tuple.source,
+                    target: tuple.target,
+                    node: if tuple.source == ScId::OUTSIDE {
+                        tuple.target_node
+                    } else {
+                        tuple.source_node
+                    },
+                    allow: p.grant,
+                    deny: p.deny,
+                    prefix,
+                    reserved: 0,
+                    address,
+                    first,
+                    last,
+                    rule,
+                },
+            )
             .collect(),
         transitions: transitions
             .into_iter()
@@ -222,6 +260,18 @@ impl Merged<(ScId, SnId, ScId)> {
                 rule,
             })
             .collect()
+    }
+}
+
+/// Networks as the image keeps them; of no network, the two that are all addresses of a family.
+fn networks_of(place: &Place) -> Vec<(Address, u8)> {
+    match place.network {
+        Some((address @ IpAddr::V4(_), bits)) => vec![(Address::of(address), IPV4_PREFIX + bits)],
+        Some((address, bits)) => vec![(Address::of(address), bits)],
+        None => vec![
+            (Address::of(Ipv4Addr::UNSPECIFIED.into()), IPV4_PREFIX),
+            (Address::of(Ipv6Addr::UNSPECIFIED.into()), 0),
+        ],
     }
 }
 

@@ -198,6 +198,25 @@ pub enum FaultKind {
         /// The value.
         found: String,
     },
+    /// Not an address or network, or one of IPv4 in the clothes of IPv6.
+    BadAddress {
+        /// What it is.
+        found: String,
+        /// What would say the same, if something does.
+        instead: Option<String>,
+    },
+    /// A network whose address has bits below its prefix.
+    HostBits {
+        /// The address.
+        address: String,
+        /// The network that the prefix gives.
+        network: String,
+    },
+    /// A place for a rule without an end outside, or with two.
+    PlaceInside {
+        /// The element.
+        element: String,
+    },
     /// Not a port or range of ports.
     BadPort {
         /// What it is.
@@ -269,6 +288,9 @@ impl FaultKind {
             Self::BadName { .. } => "bad-name",
             Self::ReservedName { .. } => "reserved-name",
             Self::Redeclared { .. } => "redeclared",
+            Self::BadAddress { .. } => "bad-address",
+            Self::HostBits { .. } => "host-bits",
+            Self::PlaceInside { .. } => "place-inside",
             Self::BadPort { .. } => "bad-port",
             Self::PortsReversed { .. } => "ports-reversed",
             Self::GrantAndDeny { .. } => "grant-and-deny",
@@ -330,6 +352,15 @@ impl FaultKind {
             Self::BadName { found } => format!("{found:?} cannot be a name"),
             Self::ReservedName { found } => format!("the name {found} has a meaning already"),
             Self::Redeclared { what, found } => format!("{what} {found} is declared twice"),
+            Self::BadAddress {
+                found,
+                instead: None,
+            } => format!("{found} is no IP address or network"),
+            Self::BadAddress { found, .. } => format!("{found} is IPv4 written as IPv6"),
+            Self::HostBits { .. } => "the address has bits below its prefix".into(),
+            Self::PlaceInside { element } => {
+                format!("<{element}> needs a rule with one end outside")
+            }
             Self::BadPort { found } => format!("{found} is neither a port nor a range of ports"),
             Self::PortsReversed { first, last } => {
                 format!("the range of ports {first}-{last} is empty")
@@ -438,6 +469,19 @@ impl FaultKind {
                 "default is ScID 2 and outside is a peer without a label; choose another name".into()
             }
             Self::Redeclared { .. } => "take one of the two out or rename it".into(),
+            Self::BadAddress {
+                instead: Some(instead),
+                ..
+            } => format!("write {instead}"),
+            Self::BadAddress { .. } => {
+                "write an address like 192.0.2.7 or 2001:db8::7, or a network like 192.0.2.0/24 or 2001:db8::/32".into()
+            }
+            Self::HostBits { address, network } => {
+                format!("write {network} for the network, or {address} for the one address")
+            }
+            Self::PlaceInside { .. } => {
+                "make source_ScID or target_ScID outside; zones have no addresses: name their nodes".into()
+            }
             Self::BadPort { .. } => "write a port from 1 to 65535, or two of them like 8800-8899".into(),
             Self::PortsReversed { first, last } => format!("write {last}-{first}"),
             Self::GrantAndDeny { empty, .. } => {

@@ -8,6 +8,7 @@ use dsi_engine::image::{
     MAX_BUCKET_BITS, MAX_BUCKET_LEN, MAX_LEN, NetworkEntry, ProcessEntry, SECTIONS, SocketEntry,
     SocketLabelEntry, SystemEntry, TransitionEntry, flags, hash, header,
 };
+use dsi_engine::outside::OutsideEntry;
 
 /// A bucket length that nearly every seed achieves; the search for a seed ends there.
 const GOOD_BUCKET_LEN: u32 = 16;
@@ -47,6 +48,8 @@ pub struct Contents {
     pub processes: Vec<ProcessEntry>,
     /// System permissions, no key twice with the same rule.
     pub systems: Vec<SystemEntry>,
+    /// Network permissions for addresses outside, no key twice with the same rule.
+    pub outsides: Vec<OutsideEntry>,
 }
 
 /// Why contents do not fit in an image.
@@ -137,6 +140,22 @@ impl Write for SystemEntry {
     }
 }
 
+impl Write for OutsideEntry {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.source.0.to_le_bytes());
+        out.extend(self.target.0.to_le_bytes());
+        out.extend(node16(self.node));
+        out.extend(self.allow.to_le_bytes());
+        out.extend(self.deny.to_le_bytes());
+        out.extend([self.prefix, self.reserved]);
+        out.extend(self.address.0.to_be_bytes());
+        out.extend(self.address.1.to_be_bytes());
+        out.extend(self.first.to_le_bytes());
+        out.extend(self.last.to_le_bytes());
+        out.extend(self.rule.to_le_bytes());
+    }
+}
+
 /// A SnID in an entry; it never has more than 16 bits.
 fn node16(node: dsi_engine::SnId) -> [u8; 2] {
     let [low, high, ..] = node.get().to_le_bytes();
@@ -177,6 +196,7 @@ impl Contents {
         section(&self.hostings, seed, &mut body, &mut descriptors);
         section(&self.processes, seed, &mut body, &mut descriptors);
         section(&self.systems, seed, &mut body, &mut descriptors);
+        section(&self.outsides, seed, &mut body, &mut descriptors);
 
         let len = BODY + body.len();
         let total_len = u32::try_from(len)
@@ -220,7 +240,8 @@ impl Contents {
                 flags::TARGET_NODES,
             )
             | flag(
-                self.networks.iter().any(|e| e.deny != 0),
+                self.networks.iter().any(|e| e.deny != 0)
+                    || self.outsides.iter().any(|e| e.deny != 0),
                 flags::NETWORK_DENIES,
             )
             | flag(
@@ -239,7 +260,8 @@ impl Contents {
                 .max(fullest(&self.transitions, seed))
                 .max(fullest(&self.hostings, seed))
                 .max(fullest(&self.processes, seed))
-                .max(fullest(&self.systems, seed));
+                .max(fullest(&self.systems, seed))
+                .max(fullest(&self.outsides, seed));
             best = best.min((len, seed));
             if len <= GOOD_BUCKET_LEN {
                 break;

@@ -3,6 +3,7 @@
 
 use dsi_engine::policy::Tuple;
 use dsi_engine::{Mode, ScId, SnId};
+use std::net::IpAddr;
 use std::ops::Range;
 
 /// A checked distributed security policy.
@@ -74,6 +75,15 @@ pub struct Permissions {
     pub deny: u16,
 }
 
+/// Addresses outside of the cluster, and the ports of a rule's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// The first address and the number of its bits that count; none is any address.
+    pub network: Option<(IpAddr, u8)>,
+    /// First and last port; none is any port.
+    pub ports: Option<(u16, u16)>,
+}
+
 /// What a rule says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleBody {
@@ -103,6 +113,8 @@ pub enum RuleBody {
     NetworkPermission {
         /// Which one to which one.
         tuple: Tuple,
+        /// Where the end is that is outside, if the rule is not about all of it.
+        place: Option<Place>,
         /// What it may and may not do.
         permissions: Permissions,
     },

@@ -3,8 +3,17 @@
 //! each thing that is refused beside its allowed twin.
 
 use dsi_engine::image::Image;
-use dsi_engine::{Mode, NetworkPermission, Peer, PolicyMeta, Reason, ScId, SnId, SocketPermission};
+use dsi_engine::outside::Address;
+use dsi_engine::{
+    Mode, NetworkPermission, Peer, PolicyMeta, Reason, Remote, ScId, SnId, SocketPermission,
+};
 use dsp_schema::{CompileInput, Dsp, Names, RuleBody, compile, parse};
+
+const SOMEWHERE: Remote = Remote {
+    address: Address(0, 0xFFFF_C000_0201),
+    port: 7000,
+    own_port: 7000,
+};
 
 const INPUT: CompileInput = CompileInput {
     cluster_uuid: *b"0123456789abcdef",
@@ -14,6 +23,7 @@ const INPUT: CompileInput = CompileInput {
 const ENFORCING: &str = include_str!("../examples/two-operators.xml");
 const PERMISSIVE: &str = include_str!("../examples/two-operators-permissive.xml");
 const CHANGED: &str = include_str!("../examples/two-operators-changed.xml");
+const SHOP: &str = include_str!("../examples/outside.xml");
 
 const UDP: u8 = 17;
 const TCP: u8 = 6;
@@ -31,7 +41,7 @@ fn peer(scid: u32, snid: u32) -> Peer {
 
 #[test]
 fn the_image_of_an_example_validates_and_carries_its_input() {
-    for text in [ENFORCING, PERMISSIVE, CHANGED] {
+    for text in [ENFORCING, PERMISSIVE, CHANGED, SHOP] {
         let dsp = read(text);
         let bytes = compile(&dsp, &INPUT).unwrap();
         let image = Image::validate(&bytes).unwrap();
@@ -98,7 +108,8 @@ fn operators_are_apart_and_each_is_whole() {
     let bytes = compile(&read(ENFORCING), &INPUT).unwrap();
     let image = Image::validate(&bytes).unwrap();
     let policy = image.policy();
-    let datagram = |from: u32, to: u32| policy.network_datagram(peer(from, 1), peer(to, 2));
+    let datagram =
+        |from: u32, to: u32| policy.network_datagram(peer(from, 1), peer(to, 2), &SOMEWHERE);
 
     for (from, to, permit) in [
         (10, 10, true),
@@ -125,14 +136,42 @@ fn operators_are_apart_and_each_is_whole() {
     // No stranger speaks to an operator, and no operator to a stranger; the system does both.
     let zone = |scid| peer(scid, 1);
     for scid in [10, 20, 30] {
-        assert!(!policy.network_datagram(Peer::OUTSIDE, zone(scid)).permit);
-        assert!(!policy.network_datagram(zone(scid), Peer::OUTSIDE).permit);
-        assert!(!policy.network_connect(Peer::OUTSIDE, zone(scid)).permit);
+        assert!(
+            !policy
+                .network_datagram(Peer::OUTSIDE, zone(scid), &SOMEWHERE)
+                .permit
+        );
+        assert!(
+            !policy
+                .network_datagram(zone(scid), Peer::OUTSIDE, &SOMEWHERE)
+                .permit
+        );
+        assert!(
+            !policy
+                .network_connect(Peer::OUTSIDE, zone(scid), &SOMEWHERE)
+                .permit
+        );
     }
-    assert!(policy.network_datagram(Peer::OUTSIDE, zone(2)).permit);
-    assert!(policy.network_datagram(zone(2), Peer::OUTSIDE).permit);
-    assert!(policy.network_connect(Peer::OUTSIDE, zone(2)).permit);
-    assert!(policy.network_connect(zone(2), Peer::OUTSIDE).permit);
+    assert!(
+        policy
+            .network_datagram(Peer::OUTSIDE, zone(2), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        policy
+            .network_datagram(zone(2), Peer::OUTSIDE, &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        policy
+            .network_connect(Peer::OUTSIDE, zone(2), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        policy
+            .network_connect(zone(2), Peer::OUTSIDE, &SOMEWHERE)
+            .permit
+    );
 
     let node = SnId::node(1).unwrap();
     let bind =
@@ -181,10 +220,14 @@ fn a_shell_starts_operators_and_operators_start_nobody_else() {
 fn the_permissive_twin_lets_the_fraud_pass_and_tells_of_it() {
     let bytes = compile(&read(PERMISSIVE), &INPUT).unwrap();
     let image = Image::validate(&bytes).unwrap();
-    let fraud = image.policy().network_datagram(peer(10, 1), peer(20, 2));
+    let fraud = image
+        .policy()
+        .network_datagram(peer(10, 1), peer(20, 2), &SOMEWHERE);
     assert!(fraud.permit && fraud.audit);
     assert_eq!(fraud.reason, Reason::NoPermission);
-    let own = image.policy().network_datagram(peer(10, 1), peer(10, 2));
+    let own = image
+        .policy()
+        .network_datagram(peer(10, 1), peer(10, 2), &SOMEWHERE);
     assert!(own.permit && !own.audit);
 }
 
@@ -193,10 +236,26 @@ fn the_changed_policy_takes_ringbell_from_maintenance_and_nothing_else() {
     let bytes = compile(&read(CHANGED), &INPUT).unwrap();
     let image = Image::validate(&bytes).unwrap();
     let policy = image.policy();
-    assert!(!policy.network_datagram(peer(30, 1), peer(20, 2)).permit);
-    assert!(!policy.network_datagram(peer(20, 2), peer(30, 1)).permit);
-    assert!(policy.network_datagram(peer(30, 1), peer(10, 2)).permit);
-    assert!(policy.network_datagram(peer(2, 1), peer(20, 2)).permit);
+    assert!(
+        !policy
+            .network_datagram(peer(30, 1), peer(20, 2), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        !policy
+            .network_datagram(peer(20, 2), peer(30, 1), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        policy
+            .network_datagram(peer(30, 1), peer(10, 2), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        policy
+            .network_datagram(peer(2, 1), peer(20, 2), &SOMEWHERE)
+            .permit
+    );
 }
 
 #[test]
@@ -232,4 +291,41 @@ fn names_explain_decisions() {
 
     let json = serde_json::to_string(&names).unwrap();
     assert_eq!(serde_json::from_str::<Names>(&json).unwrap(), names);
+}
+
+#[test]
+fn a_shop_is_open_where_its_policy_says() {
+    let bytes = compile(&read(SHOP), &INPUT).unwrap();
+    let image = Image::validate(&bytes).unwrap();
+    let policy = image.policy();
+    let at = |address: &str, port, own_port| Remote {
+        address: Address::of(address.parse().unwrap()),
+        port,
+        own_port,
+    };
+    let (shop, outside) = (peer(10, 1), Peer::OUTSIDE);
+    for (address, port, permit) in [
+        ("203.0.113.7", 443, true),
+        ("2001:db8::7", 443, true),
+        ("203.0.113.7", 80, false),
+        ("198.51.100.7", 443, false),
+    ] {
+        let decision = policy.network_connect(outside, shop, &at(address, 50000, port));
+        assert_eq!(decision.permit, permit, "from {address} to port {port}");
+    }
+    for (address, port, permit) in [
+        ("2001:db8:ba::7", 443, true),
+        ("2001:db8:ba::7", 80, false),
+        ("2001:db8::7", 443, false),
+        ("203.0.113.7", 443, false),
+    ] {
+        let decision = policy.network_connect(shop, outside, &at(address, port, 50000));
+        assert_eq!(decision.permit, permit, "to {address}, port {port}");
+    }
+    let names = at("192.0.2.53", 53, 50000);
+    assert!(policy.network_datagram(shop, outside, &names).permit);
+    assert!(policy.network_datagram(outside, shop, &names).permit);
+    let other = at("192.0.2.54", 53, 50000);
+    assert!(!policy.network_datagram(shop, outside, &other).permit);
+    assert!(!policy.network_datagram(outside, shop, &other).permit);
 }

@@ -376,6 +376,56 @@ fn outside_is_for_the_network_only() {
         "10",
         "<source_SnID>1</source_SnID><grant>send</grant>",
     );
+    let place =
+        |source, target, rest: &str| network(source, target, &format!("{rest}<grant>send</grant>"));
+    for (address, code, cure) in [
+        ("192.0.2.256", "bad-address", "write an address like"),
+        ("192.0.2.0/33", "bad-address", "write an address like"),
+        ("192.0.2.0/024", "bad-address", "write an address like"),
+        ("192.0.2.0/", "bad-address", "write an address like"),
+        ("192.0.2/24", "bad-address", "write an address like"),
+        ("2001:db8::/129", "bad-address", "write an address like"),
+        ("fe80::1%eth0", "bad-address", "write an address like"),
+        ("munster", "bad-address", "write an address like"),
+        ("::ffff:192.0.2.1", "bad-address", "write 192.0.2.1"),
+        ("::ffff:192.0.2.0/120", "bad-address", "write 192.0.2.0/24"),
+        ("192.0.2.1/24", "host-bits", "write 192.0.2.0/24 for"),
+        ("2001:db8::1/64", "host-bits", "write 2001:db8::/64 for"),
+        ("10.0.0.0/0", "host-bits", "write 0.0.0.0/0 for"),
+    ] {
+        let rule = place("10", "outside", &format!("<address>{address}</address>"));
+        let told = one(&rule, code, 7, rule.find(address).unwrap() + 1, address);
+        assert!(told.contains(cure), "{told}");
+    }
+    for (port, code, cure) in [
+        ("0", "bad-port", "from 1 to 65535"),
+        ("65536", "bad-port", "from 1 to 65535"),
+        ("1-65536", "bad-port", "from 1 to 65535"),
+        ("https", "bad-port", "from 1 to 65535"),
+        ("8899-8800", "ports-reversed", "write 8800-8899"),
+    ] {
+        let rule = place("outside", "10", &format!("<port>{port}</port>"));
+        let told = one(&rule, code, 7, rule.find("<port>").unwrap() + 7, port);
+        assert!(told.contains(cure), "{told}");
+    }
+    for (source, target) in [("10", "10"), ("outside", "outside")] {
+        for (element, value) in [("port", "53"), ("address", "192.0.2.7")] {
+            let rule = place(source, target, &format!("<{element}>{value}</{element}>"));
+            let at = rule.find(&format!("{element}>")).unwrap() + 1;
+            one(&rule, "place-inside", 7, at, element);
+        }
+    }
+    sound(&place(
+        "10",
+        "outside",
+        "<address>192.0.2.0/24</address><port>53</port>",
+    ));
+    sound(&place("outside", "10", "<address>2001:db8::/32</address>"));
+    sound(&place(
+        "outside",
+        "10",
+        "<address>::/0</address><port>1-1024</port>",
+    ));
     one(
         &rule,
         "node-outside",
@@ -420,6 +470,16 @@ fn contradictory_permissions_are_told_with_both_places() {
         network("10", "20", "<deny>receive</deny>")
     ));
     sound(&format!("{grant}{grant}"));
+    // Nor is an exception for a part of the outside; for the same part it is.
+    let there = |place: &str, list: &str| network("10", "outside", &format!("{place}{list}"));
+    let (grant, deny) = ("<grant>send</grant>", "<deny>send</deny>");
+    let (port, address) = ("<port>53</port>", "<address>192.0.2.0/24</address>");
+    sound(&(there("", grant) + &there(port, deny) + &there(address, deny)));
+    sound(&(there(port, grant) + &there("<port>50-60</port>", deny)));
+    for place in [port, address] {
+        let rules = format!("{}\n{}", there(place, grant), there(place, deny));
+        one(&rules, "grant-and-deny", 8, 2, "network_permission");
+    }
 
     let both = socket("10", "10", "<grant>bind send</grant><deny>bind</deny>");
     one(&both, "grant-and-deny", 7, 2, "socket_permission");

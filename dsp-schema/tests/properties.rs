@@ -3,10 +3,17 @@
 //! text gives faults and never a panic, and that a large document is no special case.
 
 use dsi_engine::image::{Image, SocketLabelEntry};
-use dsi_engine::{NetworkPermission, Peer, ScId, SnId, SocketPermission};
+use dsi_engine::outside::Address;
+use dsi_engine::{NetworkPermission, Peer, Remote, ScId, SnId, SocketPermission};
 use dsp_schema::{CompileInput, NAMESPACE, compile, parse, report};
 use proptest::prelude::*;
 use std::fmt::Write;
+
+const SOMEWHERE: Remote = Remote {
+    address: Address(0, 0xFFFF_C000_0201),
+    port: 7000,
+    own_port: 7000,
+};
 
 const INPUT: CompileInput = CompileInput {
     cluster_uuid: [7; 16],
@@ -52,6 +59,13 @@ fn rule() -> impl Strategy<Value = String> {
         "label",
         "sys_admin",
     ];
+    const PLACES: [&str; 5] = [
+        "<address>192.0.2.0/24</address>",
+        "<address>192.0.2.7</address><port>53</port>",
+        "<address>2001:db8::/32</address><port>1-99</port>",
+        "<address>0.0.0.0/0</address>",
+        "<port>443</port>",
+    ];
     const NAMES: [&str; 4] = ["2", "default", "10", "twenty"];
     let zone = || prop::sample::select(NAMES.to_vec());
     let end = || prop_oneof![4 => prop::sample::select(NAMES.to_vec()), 1 => Just("outside")];
@@ -82,6 +96,15 @@ fn rule() -> impl Strategy<Value = String> {
             list("grant", &SYSTEM, bits & 0x55),
             list("deny", &SYSTEM, bits & 0xAA | u16::from(bits & 0x55 == 0) << 1),
         )),
+        (zone(), prop::sample::select(PLACES.to_vec()), any::<bool>(), 1_u16..16).prop_map(move |(zone, place, out, bits)| {
+            let (source, target) = if out { (zone, "outside") } else { ("outside", zone) };
+            format!(
+                "<network_permission><source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>{place}{}{}\
+                 </network_permission>",
+                list("grant", &NETWORK, bits & 0b101),
+                list("deny", &NETWORK, bits & 0b1010 | u16::from(bits & 0b101 == 0) << 1),
+            )
+        }),
         (end(), node(), end(), node(), 1_u16..16).prop_map(move |(source, from, target, to, bits)| format!(
             "<network_permission>{}<source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>{}{}{}\
              </network_permission>",
@@ -199,12 +222,34 @@ fn a_default_of_allow_permits_what_no_rule_names_and_an_empty_rule_denies_all() 
                 permit
             );
         }
-        assert!(!policy.network_datagram(peer(10), peer(20)).permit);
+        assert!(
+            !policy
+                .network_datagram(peer(10), peer(20), &SOMEWHERE)
+                .permit
+        );
         // 10 may not receive from 20, which is what a datagram from 20 to 10 needs.
-        assert!(!policy.network_datagram(peer(20), peer(10)).permit);
-        assert!(!policy.network_connect(peer(10), peer(20)).permit);
-        assert_eq!(policy.network_connect(peer(20), peer(10)).permit, permit);
-        assert_eq!(policy.network_datagram(peer(10), peer(10)).permit, permit);
+        assert!(
+            !policy
+                .network_datagram(peer(20), peer(10), &SOMEWHERE)
+                .permit
+        );
+        assert!(
+            !policy
+                .network_connect(peer(10), peer(20), &SOMEWHERE)
+                .permit
+        );
+        assert_eq!(
+            policy
+                .network_connect(peer(20), peer(10), &SOMEWHERE)
+                .permit,
+            permit
+        );
+        assert_eq!(
+            policy
+                .network_datagram(peer(10), peer(10), &SOMEWHERE)
+                .permit,
+            permit
+        );
     }
 }
 
@@ -227,9 +272,21 @@ fn a_rule_of_a_node_holds_on_that_node_only() {
         scid: ScId(scid),
         snid: node(snid),
     };
-    assert!(policy.network_datagram(peer(10, 1), peer(20, 2)).permit);
-    assert!(!policy.network_datagram(peer(10, 2), peer(20, 2)).permit);
-    assert!(!policy.network_datagram(peer(10, 1), peer(20, 1)).permit);
+    assert!(
+        policy
+            .network_datagram(peer(10, 1), peer(20, 2), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        !policy
+            .network_datagram(peer(10, 2), peer(20, 2), &SOMEWHERE)
+            .permit
+    );
+    assert!(
+        !policy
+            .network_datagram(peer(10, 1), peer(20, 1), &SOMEWHERE)
+            .permit
+    );
     assert!(
         policy
             .socket(ScId(10), node(1), ScId(10), SocketPermission::Bind)
@@ -280,9 +337,17 @@ fn tens_of_thousands_of_rules_are_no_special_case() {
         snid: SnId::node(1).unwrap(),
     };
     assert_eq!(
-        image.policy().network_datagram(peer(10), peer(109)).rule,
+        image
+            .policy()
+            .network_datagram(peer(10), peer(109), &SOMEWHERE)
+            .rule,
         zones * 99 + 1
     );
-    assert!(!image.policy().network_datagram(peer(10), peer(110)).permit);
+    assert!(
+        !image
+            .policy()
+            .network_datagram(peer(10), peer(110), &SOMEWHERE)
+            .permit
+    );
     assert_eq!(NetworkPermission::Send.name(), "send");
 }

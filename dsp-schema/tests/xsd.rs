@@ -14,6 +14,9 @@ const BEYOND_A_SCHEMA: &[&str] = &[
     "outside-not-allowed",
     "node-outside",
     "reserved-name",
+    "bad-address",
+    "host-bits",
+    "place-inside",
     "ports-reversed",
     "grant-and-deny",
     "two-transitions",
@@ -103,6 +106,14 @@ fn documents() -> Vec<String> {
         network(
             "<deny>connect</deny><source_SnID>munster</source_SnID><target_SnID>65535</target_SnID>",
         ),
+        network("<address>192.0.2.0/24</address><grant>send</grant>")
+            .replace("<target_ScID>10", "<target_ScID>outside"),
+        network("<address>2001:db8::/32</address><port>53</port>")
+            .replace("<source_ScID>10", "<source_ScID>outside"),
+        network("<address>192.0.2.0/33</address>")
+            .replace("<source_ScID>10", "<source_ScID>outside"),
+        network("<address/>").replace("<source_ScID>10", "<source_ScID>outside"),
+        network("<port>53</port>"),
         network("<grant/>"),
         network("<grant> </grant>"),
         network("<grant>bind</grant>"),

@@ -5,10 +5,12 @@
 use dsi_engine::header6;
 use dsi_engine::image::Image;
 use dsi_engine::label::{find, locate, OPTION_LEN};
+use dsi_engine::outside::Address;
 use dsi_engine::{
-    xattr, NetworkPermission, Peer, ProcessPermission, ScId, SnId, SocketPermission,
+    xattr, NetworkPermission, Peer, ProcessPermission, Remote, ScId, SnId, SocketPermission,
     SystemPermission,
 };
+use std::net::IpAddr;
 
 /// The options area of a packet from a stranger: an answer, never a panic, and a label that is read is the one that
 /// stands there.
@@ -43,13 +45,27 @@ pub fn image(bytes: &[u8]) {
         scid: ScId(10),
         snid: SnId::from_u16(1),
     };
+    let remotes = ["192.0.2.1", "2001:db8::1"].map(|address| Remote {
+        address: Address::of(address.parse::<IpAddr>().expect("an address")),
+        port: 443,
+        own_port: 8800,
+    });
     for scid in [0, 1, 2, 10, 20, 30, u32::MAX].map(ScId) {
         for node in [0, 1, 65535].map(SnId::from_u16) {
             let peer = Peer { scid, snid: node };
-            for (a, b) in [(peer, other), (other, peer)] {
-                assert_eq!(policy.network_datagram(a, b), policy.network_datagram(a, b));
-                let _ = policy.network_connect(a, b);
-                let _ = policy.network_multicast(a, b);
+            let ends = [
+                (peer, other),
+                (other, peer),
+                (peer, Peer::OUTSIDE),
+                (Peer::OUTSIDE, peer),
+            ];
+            for (a, b) in ends {
+                for remote in &remotes {
+                    let decision = policy.network_datagram(a, b, remote);
+                    assert_eq!(decision, policy.network_datagram(a, b, remote));
+                    let _ = policy.network_connect(a, b, remote);
+                    let _ = policy.network_multicast(a, b, remote);
+                }
             }
             let _ = policy.hosting(node, scid);
             for permission in SocketPermission::ALL {

@@ -6,14 +6,16 @@ use dsi_engine::image::{
     header, port_mask, HostingEntry, Image, ImageError, NetworkEntry, ProcessEntry, SocketEntry,
     SocketLabelEntry, SystemEntry, TransitionEntry,
 };
+use dsi_engine::outside::{Address, OutsideEntry, IPV4_PREFIX};
 use dsi_engine::policy::Tuple;
 use dsi_engine::{
-    Decision, NetworkPermission, Peer, Policy, PolicyMeta, ProcessPermission, Reason, ScId, SnId,
-    SocketPermission, SystemPermission,
+    Decision, NetworkPermission, Peer, Policy, PolicyMeta, ProcessPermission, Reason, Remote, ScId,
+    SnId, SocketPermission, SystemPermission,
 };
 use dsp_schema::image::Contents;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 // Few ids, so that rules and questions meet.
 fn scid() -> impl Strategy<Value = ScId> {
@@ -38,6 +40,79 @@ fn masks(known: u16) -> impl Strategy<Value = (u16, u16)> {
             (allow & known, if denies { deny & known } else { 0 })
         })
         .prop_filter("says nothing", |(allow, deny)| allow | deny != 0)
+}
+
+/// Few addresses, near to each other, of both families.
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop::sample::select(vec![
+        "192.0.2.1",
+        "192.0.2.2",
+        "192.0.3.1",
+        "255.255.255.255",
+        "0.0.0.1",
+        "::1",
+        "2001:db8::1",
+        "2001:db8::2",
+        "2001:db8:0:1::1",
+        "ffff:ffff::1",
+    ])
+    .prop_map(|text| text.parse().unwrap())
+}
+
+/// Where a peer outside is: its address, its port, and the zone's.
+#[derive(Clone, Copy, Debug)]
+struct There(IpAddr, u16, u16);
+
+impl There {
+    fn remote(self) -> Remote {
+        Remote {
+            address: Address::of(self.0),
+            port: self.1,
+            own_port: self.2,
+        }
+    }
+}
+
+fn there() -> impl Strategy<Value = There> {
+    (address(), 1_u16..9, 1_u16..9).prop_map(|(address, port, own)| There(address, port, own))
+}
+
+fn outside() -> impl Strategy<Value = OutsideEntry> {
+    let bits = prop::sample::select(vec![0_u8, 1, 8, 23, 24, 32, 48, 63, 64, 65, 127, 128]);
+    (
+        any::<bool>(),
+        scid(),
+        any_node(),
+        (address(), bits),
+        (1_u16..9, 0_u16..4),
+        masks(NetworkPermission::MASK),
+    )
+        .prop_map(
+            |(out, zone, node, (address, bits), (first, more), (allow, deny))| {
+                let prefix = match address {
+                    IpAddr::V4(_) => IPV4_PREFIX + bits.min(32),
+                    IpAddr::V6(_) => bits,
+                };
+                let (source, target) = if out {
+                    (zone, ScId::OUTSIDE)
+                } else {
+                    (ScId::OUTSIDE, zone)
+                };
+                OutsideEntry {
+                    source,
+                    target,
+                    node,
+                    allow,
+                    deny,
+                    prefix,
+                    reserved: 0,
+                    address: Address::of(address).first(prefix),
+                    first,
+                    last: first + more,
+                    rule: 0,
+                }
+            },
+        )
 }
 
 fn contents() -> impl Strategy<Value = Contents> {
@@ -68,7 +143,8 @@ fn contents() -> impl Strategy<Value = Contents> {
     );
     let systems =
         proptest::collection::vec((scid(), any_node(), masks(SystemPermission::MASK)), 0..8);
-    let others = (processes, systems, any::<bool>(), any::<bool>());
+    let outsides = proptest::collection::vec(outside(), 0..12);
+    let others = (processes, systems, any::<bool>(), any::<bool>(), outsides);
     (
         any::<bool>(),
         any::<bool>(),
@@ -153,6 +229,12 @@ fn contents() -> impl Strategy<Value = Contents> {
                         rule: next(),
                     });
                 }
+                for entry in others.4 {
+                    contents.outsides.push(OutsideEntry {
+                        rule: next(),
+                        ..entry
+                    });
+                }
                 for ((parent, binary), new) in transitions {
                     contents.transitions.push(TransitionEntry {
                         parent,
@@ -198,6 +280,14 @@ fn contents() -> impl Strategy<Value = Contents> {
 /// What a look-up may not know: all rules, asked one by one.
 struct Oracle<'c>(&'c Contents);
 
+/// Whether an address is of the family of a rule's network, and begins with the same digits.
+fn is_inside(address: IpAddr, rule: &OutsideEntry) -> bool {
+    let digits = |address: Address| format!("{:064b}{:064b}", address.0, address.1);
+    let (network, length) = (digits(rule.address), usize::from(rule.prefix));
+    let is_ipv4 = length >= 96 && network[..96] == digits(Address(0, 0xFFFF << 32))[..96];
+    is_ipv4 == address.is_ipv4() && network[..length] == digits(Address::of(address))[..length]
+}
+
 impl Oracle<'_> {
     fn settle(&self, allow: bool, deny: bool, implied: bool) -> Reason {
         match (deny, allow || implied || self.0.default_allow) {
@@ -233,20 +323,53 @@ impl Oracle<'_> {
     }
 
     /// (granted, denied)
-    fn network(&self, source: Peer, target: Peer, permission: NetworkPermission) -> (bool, bool) {
-        let named = || {
-            self.0.networks.iter().filter(move |rule| {
+    fn network(
+        &self,
+        source: Peer,
+        target: Peer,
+        permission: NetworkPermission,
+        there: There,
+    ) -> (bool, bool) {
+        let everywhere = self
+            .0
+            .networks
+            .iter()
+            .filter(|rule| {
                 rule.source == source.scid
                     && rule.target == target.scid
                     && (rule.source_node.is_none() || rule.source_node == source.snid)
                     && (rule.target_node.is_none() || rule.target_node == target.snid)
             })
+            .map(|rule| (rule.allow, rule.deny));
+        let port = if target == Peer::OUTSIDE {
+            there.1
+        } else {
+            there.2
         };
+        let somewhere = self
+            .0
+            .outsides
+            .iter()
+            .filter(|rule| {
+                let zone = if rule.source == ScId::OUTSIDE {
+                    target
+                } else {
+                    source
+                };
+                (source == Peer::OUTSIDE || target == Peer::OUTSIDE)
+                    && rule.source == source.scid
+                    && rule.target == target.scid
+                    && (rule.node.is_none() || rule.node == zone.snid)
+                    && is_inside(there.0, rule)
+                    && (rule.first..=rule.last).contains(&port)
+            })
+            .map(|rule| (rule.allow, rule.deny));
         let bit = permission.bit();
-        (
-            named().any(|rule| rule.allow & bit != 0),
-            named().any(|rule| rule.deny & bit != 0),
-        )
+        everywhere
+            .chain(somewhere)
+            .fold((false, false), |(granted, denied), (allow, deny)| {
+                (granted || allow & bit != 0, denied || deny & bit != 0)
+            })
     }
 
     fn exempt(sender: Peer, receiver: Peer) -> Option<Reason> {
@@ -258,26 +381,28 @@ impl Oracle<'_> {
         }
     }
 
-    fn datagram(&self, sender: Peer, receiver: Peer) -> Reason {
+    fn datagram(&self, sender: Peer, receiver: Peer, there: There) -> Reason {
         Self::exempt(sender, receiver).unwrap_or_else(|| {
-            let (send, no_send) = self.network(sender, receiver, NetworkPermission::Send);
-            let (receive, no_receive) = self.network(receiver, sender, NetworkPermission::Receive);
+            let (send, no_send) = self.network(sender, receiver, NetworkPermission::Send, there);
+            let (receive, no_receive) =
+                self.network(receiver, sender, NetworkPermission::Receive, there);
             self.settle(send || receive, no_send || no_receive, false)
         })
     }
 
-    fn connect(&self, initiator: Peer, listener: Peer) -> Reason {
+    fn connect(&self, initiator: Peer, listener: Peer, there: There) -> Reason {
         Self::exempt(initiator, listener).unwrap_or_else(|| {
-            let (grant, deny) = self.network(initiator, listener, NetworkPermission::Connect);
+            let (grant, deny) =
+                self.network(initiator, listener, NetworkPermission::Connect, there);
             self.settle(grant, deny, false)
         })
     }
 
-    fn multicast(&self, source: Peer, target: Peer) -> Reason {
+    fn multicast(&self, source: Peer, target: Peer, there: There) -> Reason {
         if source.scid.0 < 2 || target.scid.0 < 2 {
             return Reason::None;
         }
-        let (grant, deny) = self.network(source, target, NetworkPermission::Multicast);
+        let (grant, deny) = self.network(source, target, NetworkPermission::Multicast, there);
         self.settle(grant, deny, false)
     }
 
@@ -391,11 +516,14 @@ fn ask_all(policy: &Policy<'_>, mut answer: impl FnMut(Decision)) {
             peers.push(Peer { scid, snid });
         }
     }
+    let there = ["192.0.2.1", "2001:db8::1"].map(|text| There(text.parse().unwrap(), 2, 3));
     for from in &peers {
         for to in &peers {
-            answer(policy.network_datagram(*from, *to));
-            answer(policy.network_connect(*from, *to));
-            answer(policy.network_multicast(*from, *to));
+            for there in there.map(There::remote) {
+                answer(policy.network_datagram(*from, *to, &there));
+                answer(policy.network_connect(*from, *to, &there));
+                answer(policy.network_multicast(*from, *to, &there));
+            }
         }
         answer(policy.hosting(from.snid, from.scid));
         for target in scids {
@@ -427,15 +555,17 @@ proptest! {
         contents in contents(),
         from in (asked_scid(), any_node()),
         to in (asked_scid(), any_node()),
+        there in there(),
         port: u16,
     ) {
         let bytes = contents.write().unwrap();
         let image = Image::validate(&bytes).unwrap();
         let policy = image.policy();
         let oracle = Oracle(&contents);
-        let (from, to) = (Peer { scid: from.0, snid: from.1 }, Peer { scid: to.0, snid: to.1 });
-        agrees(&contents, policy.network_datagram(from, to), oracle.datagram(from, to))?;
-        agrees(&contents, policy.network_connect(from, to), oracle.connect(from, to))?;
+        let peer = |(scid, snid)| if scid == ScId::OUTSIDE { Peer::OUTSIDE } else { Peer { scid, snid } };
+        let (from, to, remote) = (peer(from), peer(to), there.remote());
+        agrees(&contents, policy.network_datagram(from, to, &remote), oracle.datagram(from, to, there))?;
+        agrees(&contents, policy.network_connect(from, to, &remote), oracle.connect(from, to, there))?;
         agrees(&contents, policy.hosting(from.snid, from.scid), oracle.hosting(from.snid, from.scid))?;
         for permission in SocketPermission::ALL {
             agrees(
@@ -444,7 +574,7 @@ proptest! {
                 oracle.socket(from.scid, from.snid, to.scid, *permission),
             )?;
         }
-        agrees(&contents, policy.network_multicast(from, to), oracle.multicast(from, to))?;
+        agrees(&contents, policy.network_multicast(from, to, &remote), oracle.multicast(from, to, there))?;
         for permission in ProcessPermission::ALL {
             agrees(
                 &contents,
@@ -475,11 +605,18 @@ proptest! {
         contents in contents(),
         tuple in (end(), end()),
         socket in (scid(), any_node(), scid()),
+        outside in outside(),
         bits: u16,
     ) {
         let before = contents.write().unwrap();
         let mut more = contents.clone();
-        more.rules += 4;
+        more.rules += 5;
+        more.outsides.push(OutsideEntry {
+            allow: (bits & NetworkPermission::MASK).max(1),
+            deny: 0,
+            rule: more.rules - 4,
+            ..outside
+        });
         more.networks.push(NetworkEntry {
             source: tuple.0,
             target: tuple.1,
@@ -533,6 +670,7 @@ proptest! {
         let mut reversed = contents.clone();
         reversed.sockets.reverse();
         reversed.networks.reverse();
+        reversed.outsides.reverse();
         reversed.transitions.reverse();
         reversed.hostings.reverse();
         reversed.processes.reverse();
@@ -572,7 +710,8 @@ proptest! {
         let longer = [&bytes[..], &[0; 8]].concat();
         prop_assert!(Image::validate(&longer).is_err());
         let zone = Peer { scid: ScId(3), snid: SnId::from_u16(1) };
-        prop_assert!(!Policy::from_validated(short, &meta).network_datagram(zone, zone).permit);
+        let remote = There(IpAddr::from([192, 0, 2, 1]), 2, 3).remote();
+        prop_assert!(!Policy::from_validated(short, &meta).network_datagram(zone, zone, &remote).permit);
     }
 }
 
@@ -630,8 +769,8 @@ fn each_field_of_the_header_is_checked() {
     );
     for (at, byte) in [
         (header::MAGIC, b'X'),
-        (header::MAGIC + 7, 1), // the version before
-        (header::MAGIC + 7, 3),
+        (header::MAGIC + 7, 2), // the version before
+        (header::MAGIC + 7, 4),
         (header::TOTAL_LEN, 1),
         (header::HEADER_LEN, 64),
         (header::VERSION, 0),

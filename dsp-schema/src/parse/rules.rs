@@ -4,7 +4,7 @@
 use super::Reader;
 use super::values::Zone;
 use crate::fault::FaultKind;
-use crate::model::{Rule, RuleBody};
+use crate::model::{Place, Rule, RuleBody};
 use crate::source::Position;
 use dsi_engine::policy::Tuple;
 use dsi_engine::{NetworkPermission, ProcessPermission, ScId, SocketPermission, SystemPermission};
@@ -109,11 +109,25 @@ impl Reader<'_> {
             "source_SnID",
             "target_ScID",
             "target_SnID",
+            "address",
+            "port",
             "grant",
             "deny",
         ];
-        let [source, source_node, target, target_node, grant, deny] =
-            self.children(node, known, [true, false, true, false, false, false]);
+        let [
+            source,
+            source_node,
+            target,
+            target_node,
+            address,
+            port,
+            grant,
+            deny,
+        ] = self.children(
+            node,
+            known,
+            [true, false, true, false, false, false, false, false],
+        );
         let (source_tag, target_tag) = (
             source_node.map(|n| self.tag(n)),
             target_node.map(|n| self.tag(n)),
@@ -127,6 +141,26 @@ impl Reader<'_> {
                 self.fault(FaultKind::NodeOutside, tag);
             }
         }
+        if let (Some(source), Some(target)) = (source, target)
+            && (source == ScId::OUTSIDE) == (target == ScId::OUTSIDE)
+        {
+            for node in [address, port].into_iter().flatten() {
+                let element = node.tag_name().name().to_owned();
+                self.fault(FaultKind::PlaceInside { element }, self.tag(node));
+            }
+        }
+        // Each is `Some(None)` if it is not there, `None` if it is faulty.
+        let network = match address {
+            Some(node) => self.value(node).and_then(|v| self.network(&v)).map(Some),
+            None => Some(None),
+        };
+        let ports = match port {
+            Some(node) => self.value(node).and_then(|v| self.ports(&v)).map(Some),
+            None => Some(None),
+        };
+        let place = network.zip(ports).map(|(network, ports)| {
+            (network.is_some() || ports.is_some()).then_some(Place { network, ports })
+        });
         let permissions =
             self.permissions(grant, deny, "network permission", NetworkPermission::NAMED);
         Some(RuleBody::NetworkPermission {
@@ -136,6 +170,7 @@ impl Reader<'_> {
                 target: target?,
                 target_node: target_node?,
             },
+            place: place?,
             permissions: permissions?,
         })
     }

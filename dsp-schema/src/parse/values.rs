@@ -9,6 +9,7 @@ use crate::model::Permissions;
 use dsi_engine::{ScId, SnId};
 use roxmltree::Node;
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 /// Longest name of a zone or node.
@@ -223,6 +224,51 @@ impl Reader<'_> {
         Some((first, last))
     }
 
+    /// An address, or a network as its first address and the length of its prefix.
+    pub(super) fn network(&mut self, value: &Value) -> Option<(IpAddr, u8)> {
+        let (address, bits) = match value.text.split_once('/') {
+            Some((address, bits)) => (address, Some(numeral(bits))),
+            None => (value.text.as_str(), None),
+        };
+        let found = address.parse::<IpAddr>().ok().and_then(|address| {
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            let bits = match bits {
+                None => most,
+                Some(Numeral::Number(bits)) => u8::try_from(bits).ok().filter(|n| *n <= most)?,
+                Some(_) => return None,
+            };
+            Some((address, bits))
+        });
+        let Some((address, bits)) = found else {
+            return self.bad_address(value, None);
+        };
+        if let IpAddr::V6(v6) = address
+            && let Some(v4) = v6.to_ipv4_mapped()
+        {
+            // There is one spelling of each address.
+            let instead = match bits {
+                128 => Some(v4.to_string()),
+                96..128 => Some(format!("{v4}/{}", bits - 96)),
+                _ => None,
+            };
+            return self.bad_address(value, instead);
+        }
+        let first = first_address(address, bits);
+        if first != address {
+            let fault = FaultKind::HostBits {
+                address: address.to_string(),
+                network: format!("{first}/{bits}"),
+            };
+            return self.none(fault, value.span.clone());
+        }
+        Some((address, bits))
+    }
+
+    fn bad_address<T>(&mut self, value: &Value, instead: Option<String>) -> Option<T> {
+        let found = shown(&value.text);
+        self.none(FaultKind::BadAddress { found, instead }, value.span.clone())
+    }
+
     pub(super) fn keyword(
         &mut self,
         value: &Value,
@@ -265,6 +311,21 @@ impl Reader<'_> {
                 .push(Fault::new(kind, span).with(first.clone(), "first declared here"));
         } else {
             seen.insert(key, span);
+        }
+    }
+}
+
+/// The first address of the network that an address is in.
+fn first_address(address: IpAddr, bits: u8) -> IpAddr {
+    let bits = u32::from(bits);
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+            Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
+            Ipv6Addr::from_bits(v6.to_bits() & mask).into()
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ScID 0 is the kernel's, never 'unknown': whoever finds no state for a socket or task has to ask for ScID 2.
 
 use super::ids::{ScId, SnId};
+use super::outside::Remote;
 use super::policy::{
     Finding, NetworkPermission, Policy, ProcessPermission, SocketPermission, SystemPermission,
     Tuple,
@@ -191,20 +192,38 @@ impl Policy<'_> {
         )
     }
 
+    /// What the network permissions say of a source and a target; if one of them is outside, also those for where it is.
+    #[inline]
+    fn find_between(
+        &self,
+        source: Peer,
+        target: Peer,
+        permission: NetworkPermission,
+        remote: &Remote,
+    ) -> Finding {
+        let tuple = tuple(source, target);
+        let mut finding = self.find_network(&tuple, permission);
+        if source == Peer::OUTSIDE || target == Peer::OUTSIDE {
+            self.find_outside(&tuple, remote, permission, &mut finding);
+        }
+        finding
+    }
+
     /// May a datagram from `sender` be delivered to `receiver`?
     ///
     /// It may if the sender may send to the receiver, or the receiver may receive from the sender; a deny of either
     /// refuses it. Asked by the sender's node it is the question of egress: `receiver` is then [`Peer::OUTSIDE`].
+    /// `remote` is where the end is that is outside; it matters only if one is.
     #[inline]
-    pub fn network_datagram(&self, sender: Peer, receiver: Peer) -> Decision {
+    pub fn network_datagram(&self, sender: Peer, receiver: Peer, remote: &Remote) -> Decision {
         if let Some(decision) = self.exempt_ends(sender, receiver) {
             return decision;
         }
-        let forth = self.find_network(&tuple(sender, receiver), NetworkPermission::Send);
+        let forth = self.find_between(sender, receiver, NetworkPermission::Send, remote);
         if forth.grant != 0 && !self.has_network_denies() {
             return self.settle(forth, false);
         }
-        let back = self.find_network(&tuple(receiver, sender), NetworkPermission::Receive);
+        let back = self.find_between(receiver, sender, NetworkPermission::Receive, remote);
         let first = |a: u32, b: u32| if a != 0 { a } else { b };
         let both = Finding {
             grant: first(forth.grant, back.grant),
@@ -214,14 +233,14 @@ impl Policy<'_> {
     }
 
     /// May `initiator` have a TCP connection to `listener`? The packets of such a flow pass in both directions: the
-    /// passive side asks with its peer as the initiator, the active side with itself.
+    /// passive side asks with its peer as the initiator, the active side with itself. `remote` as for datagrams.
     #[inline]
-    pub fn network_connect(&self, initiator: Peer, listener: Peer) -> Decision {
+    pub fn network_connect(&self, initiator: Peer, listener: Peer, remote: &Remote) -> Decision {
         if let Some(decision) = self.exempt_ends(initiator, listener) {
             return decision;
         }
         self.settle(
-            self.find_network(&tuple(initiator, listener), NetworkPermission::Connect),
+            self.find_between(initiator, listener, NetworkPermission::Connect, remote),
             false,
         )
     }
@@ -229,13 +248,13 @@ impl Policy<'_> {
     /// May a datagram to a group or broadcast address leave its sender, or reach a member?
     ///
     /// No label fits a group, so one end is always [`Peer::OUTSIDE`]: the target for the sender's node, the source for
-    /// a receiver's.
-    pub fn network_multicast(&self, source: Peer, target: Peer) -> Decision {
+    /// a receiver's. `remote` is the group for the sender, and for a receiver the sender.
+    pub fn network_multicast(&self, source: Peer, target: Peer, remote: &Remote) -> Decision {
         if source.scid.is_exempt() || target.scid.is_exempt() {
             return Decision::PERMIT;
         }
         self.settle(
-            self.find_network(&tuple(source, target), NetworkPermission::Multicast),
+            self.find_between(source, target, NetworkPermission::Multicast, remote),
             false,
         )
     }

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-//! The policy image, version 2: its layout and its validation. Normative together with `docs/policy-image.md`.
+//! The policy image, version 3: its layout and its validation. Normative together with `docs/policy-image.md`.
 //!
-//! An image is a header, seven section descriptors and seven hash tables (bucket index, then the entries sorted by
+//! An image is a header, eight section descriptors and eight hash tables (bucket index, then the entries sorted by
 //! bucket), all little-endian. Validation walks it once and accepts exactly one spelling of each policy: padding is
 //! zero, sections lie back to back, entries are sorted, the flags say what is there. Afterwards look-ups need no
 //! checks of meaning, and reads beyond the end are impossible (and would still be harmless).
 
 use super::bytes::{array_at, u16_at, u32_at, u64_at, u8_at};
 use super::ids::{ScId, SnId};
+use super::outside::{OutsideEntry, Prefixes};
 use super::policy::{Policy, Tuple};
 use core::fmt;
 
 /// First bytes of every image; the last one is the format's version.
-pub const MAGIC: [u8; 8] = *b"DSIPOL\0\x02";
+pub const MAGIC: [u8; 8] = *b"DSIPOL\0\x03";
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 128;
 /// Bytes of one section descriptor.
 pub const DESCRIPTOR_LEN: usize = 16;
 /// Sections, one of each kind, in the order of their kinds.
-pub const SECTIONS: usize = 7;
+pub const SECTIONS: usize = 8;
 /// Where the first section starts.
 pub const BODY: usize = HEADER_LEN + SECTIONS * DESCRIPTOR_LEN;
 /// Bytes of the largest image that is accepted.
@@ -66,7 +67,7 @@ pub mod flags {
     pub const SOURCE_NODES: u32 = 1 << 2;
     /// There are network permissions that name a target node.
     pub const TARGET_NODES: u32 = 1 << 3;
-    /// There are network permissions that deny.
+    /// There are network permissions that deny, by node or by address.
     pub const NETWORK_DENIES: u32 = 1 << 4;
     /// There are socket permissions that name a source node.
     pub const SOCKET_NODES: u32 = 1 << 5;
@@ -74,7 +75,7 @@ pub mod flags {
     pub const REJECT: u32 = 1 << 6;
     /// The module may be unloaded while the policy is enforcing.
     pub const UNLOAD: u32 = 1 << 7;
-    /// All bits that version 2 knows.
+    /// All bits that version 3 knows.
     pub const KNOWN: u32 = (1 << 8) - 1;
 }
 
@@ -96,6 +97,8 @@ pub enum Kind {
     ProcessPermission = 6,
     /// (subject, its node) → what of the machine it may use with its capabilities.
     SystemPermission = 7,
+    /// (source, target, node of the one that is a zone, address prefix) → ports and permissions.
+    OutsidePermission = 8,
 }
 
 impl Kind {
@@ -108,6 +111,7 @@ impl Kind {
         Self::Hosting,
         Self::ProcessPermission,
         Self::SystemPermission,
+        Self::OutsidePermission,
     ];
 
     /// Bytes of an entry.
@@ -121,6 +125,7 @@ impl Kind {
             Self::Hosting => HostingEntry::LEN,
             Self::ProcessPermission => ProcessEntry::LEN,
             Self::SystemPermission => SystemEntry::LEN,
+            Self::OutsidePermission => OutsideEntry::LEN,
         }
     }
 }
@@ -613,7 +618,7 @@ fn zone_fault(offset: usize, scid: ScId) -> Option<(usize, &'static str, u64)> {
     (!scid.is_zone()).then_some((offset, "a ScID from 2 to 4294967294", scid.0 as u64))
 }
 
-fn mask_fault(
+pub(super) fn mask_fault(
     offset: usize,
     allow: u16,
     deny: u16,
@@ -720,6 +725,8 @@ pub struct PolicyMeta {
     pub(super) hostings: Table,
     pub(super) processes: Table,
     pub(super) systems: Table,
+    pub(super) outsides: Table,
+    pub(super) outside_prefixes: Prefixes,
     pub(super) version: u64,
     pub(super) cluster: [u8; 16],
     pub(super) source: [u8; 32],
@@ -739,6 +746,8 @@ pub(super) static REFUSE_ALL: PolicyMeta = PolicyMeta {
     hostings: Table::EMPTY,
     processes: Table::EMPTY,
     systems: Table::EMPTY,
+    outsides: Table::EMPTY,
+    outside_prefixes: Prefixes::NONE,
     version: 0,
     cluster: [0; 16],
     source: [0; 32],
@@ -830,6 +839,7 @@ impl<'a> Image<'a> {
             Kind::Hosting => self.meta.hostings,
             Kind::ProcessPermission => self.meta.processes,
             Kind::SystemPermission => self.meta.systems,
+            Kind::OutsidePermission => self.meta.outsides,
         };
         (0..table.count).map(move |n| E::read(bytes, entry_at::<E>(&table, n)))
     }
@@ -838,12 +848,12 @@ impl<'a> Image<'a> {
 fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
     use header as h;
     let len = bytes.len();
-    check(len >= BODY, 0, "at least 240 bytes", len as u64)?;
+    check(len >= BODY, 0, "at least 256 bytes", len as u64)?;
     check(len <= MAX_LEN, 0, "at most 67108864 bytes", len as u64)?;
     check(
         array_at::<8>(bytes, h::MAGIC) == MAGIC,
         h::MAGIC,
-        "the magic of a DSI policy image, version 2",
+        "the magic of a DSI policy image, version 3",
         u64_at(bytes, h::MAGIC),
     )?;
     let total_len = u32_at(bytes, h::TOTAL_LEN);
@@ -878,7 +888,7 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
     check(
         sections as usize == SECTIONS,
         h::SECTIONS,
-        "7 sections",
+        "8 sections",
         sections as u64,
     )?;
     zeros(bytes, h::RESERVED, HEADER_LEN, "reserved bytes of zero")?;
@@ -898,6 +908,7 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
     let hostings = reader.section::<HostingEntry>(4)?;
     let processes = reader.section::<ProcessEntry>(5)?;
     let systems = reader.section::<SystemEntry>(6)?;
+    let outsides = reader.section::<OutsideEntry>(7)?;
     check(
         reader.next == len,
         h::TOTAL_LEN,
@@ -924,6 +935,14 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
         if !e.target_node.is_none() {
             seen |= flags::TARGET_NODES;
         }
+        if e.deny != 0 {
+            seen |= flags::NETWORK_DENIES;
+        }
+        Ok(())
+    })?;
+    let mut outside_prefixes = Prefixes::NONE;
+    each(bytes, &outsides, |_, e: OutsideEntry| {
+        outside_prefixes.add(e.prefix);
         if e.deny != 0 {
             seen |= flags::NETWORK_DENIES;
         }
@@ -958,6 +977,8 @@ fn validate(bytes: &[u8]) -> Result<PolicyMeta, ImageError> {
         hostings,
         processes,
         systems,
+        outsides,
+        outside_prefixes,
         version,
         cluster: array_at(bytes, h::CLUSTER),
         source: array_at(bytes, h::SOURCE),
@@ -1009,7 +1030,7 @@ impl Reader<'_> {
         check(
             kind == E::KIND as u32,
             at,
-            "the section kinds 1 to 7 in order",
+            "the section kinds 1 to 8 in order",
             kind as u64,
         )?;
         let (at, offset) = field(1);

@@ -17,6 +17,7 @@ pub mod header6;
 pub mod ids;
 pub mod image;
 pub mod label;
+pub mod outside;
 pub mod policy;
 pub mod reason;
 pub mod xattr;
@@ -25,6 +26,7 @@ pub use decide::{Decision, Peer, Transition};
 pub use ids::{ScId, SnId};
 pub use image::{Image, ImageError, PolicyMeta};
 pub use label::{Flow, Label, LabelError, Prf};
+pub use outside::Remote;
 pub use policy::{
     NetworkPermission, Policy, ProcessPermission, SocketPermission, SystemPermission,
 };

@@ -7,6 +7,7 @@ use super::image::{
     flags, port_mask, AccessEntry, Entry, HostingEntry, NetworkEntry, PolicyMeta, SocketLabelEntry,
     SystemEntry, Table, TransitionEntry, REFUSE_ALL,
 };
+use super::outside::{OutsideEntry, Remote, IPV4_PREFIX, MAX_PREFIX};
 
 /// Defines a set of permissions: one bit and one name each.
 macro_rules! permissions {
@@ -339,6 +340,53 @@ impl<'a> Policy<'a> {
             self.probe_network(tuple, bit, &mut finding);
         }
         finding
+    }
+
+    /// Adds what the network permissions for some addresses outside say of a tuple with one end outside. At most two
+    /// probes for each length of prefix that is in the policy.
+    pub(super) fn find_outside(
+        &self,
+        tuple: &Tuple,
+        remote: &Remote,
+        permission: NetworkPermission,
+        finding: &mut Finding,
+    ) {
+        if self.meta.outsides.count == 0 {
+            return;
+        }
+        let bit = permission.bit();
+        let (node, port) = if tuple.source == ScId::OUTSIDE {
+            (tuple.target_node, remote.own_port)
+        } else {
+            (tuple.source_node, remote.port)
+        };
+        let shortest = if remote.address.is_ipv4() {
+            IPV4_PREFIX
+        } else {
+            0
+        };
+        for prefix in shortest..=MAX_PREFIX {
+            if !self.meta.outside_prefixes.has(prefix) {
+                continue;
+            }
+            let network = remote.address.first(prefix);
+            let mut probe = |node: SnId| {
+                self.scan(
+                    &self.meta.outsides,
+                    OutsideEntry::words(tuple.source, tuple.target, node, prefix, network),
+                    |e: &OutsideEntry| {
+                        if e.covers(tuple, node, (network, prefix), port) {
+                            finding.note(bit, e.allow, e.deny, e.rule);
+                        }
+                        false
+                    },
+                );
+            };
+            probe(SnId::NONE);
+            if !node.is_none() {
+                probe(node);
+            }
+        }
     }
 
     /// Whether some network permission denies; if not, a grant settles a question that could be asked in two ways.
