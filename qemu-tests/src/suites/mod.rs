@@ -8,6 +8,7 @@ pub mod harness;
 pub mod ipv6;
 pub mod label;
 pub mod module;
+pub mod outside;
 pub mod policy_load;
 pub mod programs;
 pub mod revoke;
@@ -27,6 +28,7 @@ pub const ALL: &[Suite] = &[
     ipv6::SUITE,
     policy_load::SUITE,
     twins::SUITE,
+    outside::SUITE,
     sockets::SUITE,
     forgery::SUITE,
     attack::SUITE,
