@@ -7,7 +7,7 @@ use std::hash::Hasher;
 use serde_json::Value;
 use siphasher::sip::SipHasher24;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, address6};
 use crate::fault::Failure;
 use crate::images::GUEST_MODULE;
 use crate::node::{Node, Output};
@@ -91,12 +91,17 @@ pub fn unload(node: &Node) -> Result<Output, Failure> {
     node.run(&["rmmod", "dsm"])?.ok()
 }
 
-/// The requests that make a node with SnID `own` a member of a cluster of these nodes (SnID, address).
+/// A node's addresses of both families; the IPv6 one follows from its SnID, as its IPv4 one does.
+pub fn addresses(snid: u32, address: &str) -> [String; 2] {
+    [address.to_owned(), address6(snid as u8).to_string()]
+}
+
+/// The requests that make a node with SnID `own` a member of a cluster of these nodes (SnID, IPv4 address).
 pub fn requests(own: u32, members: &[(u32, String)], epoch: u8) -> Vec<Value> {
     let mut requests =
         vec![serde_json::json!(["config-set", {"snid": own, "cluster": format!("hex:{CLUSTER}")}])];
     for (snid, address) in members {
-        let mut node = serde_json::json!({"snid": snid, "address": [address]});
+        let mut node = serde_json::json!({"snid": snid, "address": addresses(*snid, address)});
         if *snid != own {
             node["key-epoch"] = epoch.into();
             node["tx-key"] = hex(&pair_key(own, *snid, epoch)).into();

@@ -1,13 +1,13 @@
 //! What a receiver must do with an IPv4 packet, read from the packet's bytes alone.
 //!
 //! The first half follows the kernel's IP layer (`ip_rcv_core`, `ip_options_compile`, `udp_rcv`), the second
-//! what docs say of labels. `None` is an honest answer: not for sure.
+//! what docs say of labels, for both families of addresses. `None` is an honest answer: not for sure.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
-    COLBY, Counts, ECHO_PORT, EPOCH, FLOW_PORT, MEMBER, MUNSTER, OPEN_PORT, RECEIVER, SECOND, ZONE,
-    ZONE_PORTS,
+    COLBY, Counts, ECHO_PORT, EPOCH, FLOW_PORT, MEMBER, MEMBER6, MUNSTER, OPEN_PORT, RECEIVER,
+    RECEIVER6, SECOND, SECOND6, ZONE, ZONE_PORTS,
 };
 use crate::enrol::{pair_key, siphash};
 
@@ -30,16 +30,18 @@ pub fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
-/// The checksum of a segment or datagram, with its pseudo header.
-pub fn transport_checksum(
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    protocol: u8,
-    payload: &[u8],
-) -> u16 {
-    let mut pseudo = Vec::with_capacity(payload.len() + 12);
-    pseudo.extend(source.octets());
-    pseudo.extend(destination.octets());
+/// Source and destination.
+pub type Ends = (IpAddr, IpAddr);
+
+/// The checksum of a segment or datagram, with its pseudo header. IPv6 has more zeros in it, which add nothing.
+pub fn transport_checksum(ends: Ends, protocol: u8, payload: &[u8]) -> u16 {
+    let mut pseudo = Vec::with_capacity(payload.len() + 36);
+    for address in [ends.0, ends.1] {
+        match address {
+            IpAddr::V4(address) => pseudo.extend(address.octets()),
+            IpAddr::V6(address) => pseudo.extend(address.octets()),
+        }
+    }
     pseudo.extend([0, protocol]);
     pseudo.extend((payload.len() as u16).to_be_bytes());
     pseudo.extend(payload);
@@ -89,11 +91,13 @@ fn area(options: &[u8]) -> Area {
     Area::Fine
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+/// Four bytes of a packet.
+pub fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(std::array::from_fn(|i| bytes[at + i]))
 }
 
-fn half(bytes: &[u8], at: usize) -> u16 {
+/// Two bytes of a packet.
+pub fn half(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
@@ -101,35 +105,67 @@ fn address(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::from(word(bytes, at))
 }
 
-/// The code of a label, whose first 12 bytes these are, for a tuple.
-pub fn code(
-    key: &[u8; 16],
-    label: &[u8],
-    protocol: u8,
-    (source, destination): (Ipv4Addr, Ipv4Addr),
-    ports: (u16, u16),
-) -> u64 {
-    siphash(
-        key,
-        &[
-            u64::from(label[2] >> 4) << 60
-                | u64::from(label[3]) << 48
-                | u64::from(protocol) << 32
-                | u64::from(word(label, 4)),
-            u64::from(word(label, 8)) << 32 | u64::from(u32::from(source)),
-            u64::from(u32::from(destination)) << 32 | u64::from(ports.0) << 16 | u64::from(ports.1),
-        ],
-    )
+/// The code of a label, whose first 12 bytes these are as IPv4 has them, for a tuple.
+pub fn code(key: &[u8; 16], label: &[u8], protocol: u8, ends: Ends, ports: (u16, u16)) -> u64 {
+    let head = u64::from(label[2] >> 4) << 60
+        | u64::from(label[3]) << 48
+        | u64::from(protocol) << 32
+        | u64::from(word(label, 4));
+    let zone = u64::from(word(label, 8)) << 32;
+    let ports = u64::from(ports.0) << 16 | u64::from(ports.1);
+    match ends {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => siphash(
+            key,
+            &[
+                head,
+                zone | u64::from(source.to_bits()),
+                u64::from(destination.to_bits()) << 32 | ports,
+            ],
+        ),
+        (source, destination) => {
+            let halves = |address: IpAddr| match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+                IpAddr::V6(address) => address.to_bits(),
+            };
+            let (source, destination) = (halves(source), halves(destination));
+            siphash(
+                key,
+                &[
+                    head,
+                    zone | ports,
+                    (source >> 64) as u64,
+                    source as u64,
+                    (destination >> 64) as u64,
+                    destination as u64,
+                ],
+            )
+        }
+    }
 }
 
-/// What the label of an options area proves.
-enum Claim<'a> {
+/// What the label of a packet proves.
+pub enum Claim {
+    /// There is none.
     None,
+    /// It is none, or not where it must be.
     Bad,
-    Label(&'a [u8]),
+    /// As IPv4 has it.
+    Label([u8; 20]),
 }
 
-fn claim(options: &[u8]) -> Claim<'_> {
+impl Claim {
+    /// Of a label, as IPv4 has it.
+    pub fn of(label: [u8; 20]) -> Self {
+        let (node, zone) = (word(&label, 4), word(&label, 8));
+        if label[2] != 0x10 || node == 0 || node > 0xffff || zone == u32::MAX {
+            Self::Bad
+        } else {
+            Self::Label(label)
+        }
+    }
+}
+
+fn claim(options: &[u8]) -> Claim {
     let (mut at, mut found) = (0, None);
     while let Some(&kind) = options.get(at) {
         if kind == 0 {
@@ -144,36 +180,30 @@ fn claim(options: &[u8]) -> Claim<'_> {
             return Claim::Bad;
         }
         if kind == OPTION {
-            found = Some(&options[at..at + len]);
+            found = options[at..at + len].first_chunk().copied();
         }
         at += len;
     }
-    let Some(label) = found else {
-        return Claim::None;
-    };
-    let (node, zone) = (word(label, 4), word(label, 8));
-    if label[2] != 0x10 || node == 0 || node > 0xffff || zone == u32::MAX {
-        return Claim::Bad;
-    }
-    Claim::Label(label)
+    found.map_or(Claim::None, Claim::of)
 }
 
 /// Why the module refuses a packet for a socket of this zone; `None` if it does not.
 fn refusal(
-    options: &[u8],
+    claim: &Claim,
     protocol: u8,
-    addresses: (Ipv4Addr, Ipv4Addr),
+    ends: Ends,
     ports: (u16, u16),
     zone: u32,
 ) -> Option<&'static str> {
-    let label = match claim(options) {
+    let label = match claim {
         Claim::None => return (zone == ZONE).then_some("refused-no-label"),
         Claim::Bad => return Some("refused-bad-label"),
         Claim::Label(label) => label,
     };
-    let node = match addresses.0 {
-        MEMBER => COLBY,
-        RECEIVER => MUNSTER,
+    let node = match ends.0 {
+        IpAddr::V4(MEMBER) | IpAddr::V6(MEMBER6) => COLBY,
+        // A node's own addresses are its, in the map or not.
+        IpAddr::V4(RECEIVER | SECOND) | IpAddr::V6(RECEIVER6 | SECOND6) => MUNSTER,
         _ => return Some("refused-unknown-node"),
     };
     if word(label, 4) != node {
@@ -184,7 +214,7 @@ fn refusal(
     }
     let key = pair_key(node, MUNSTER, EPOCH);
     let mac = u64::from(word(label, 12)) << 32 | u64::from(word(label, 16));
-    if code(&key, label, protocol, addresses, ports) != mac {
+    if code(&key, label, protocol, ends, ports) != mac {
         return Some("refused-bad-mac");
     }
     match word(label, 8) {
@@ -235,10 +265,13 @@ pub fn fate(packet: &[u8]) -> Option<Counts> {
     if ![RECEIVER, SECOND].contains(&destination) {
         return in_lan(destination).then(|| vec!["Ip:InAddrErrors"]);
     }
-    let data = &packet[header..];
+    let (data, ends) = (
+        &packet[header..],
+        (IpAddr::V4(source), IpAddr::V4(destination)),
+    );
     match packet[9] {
-        UDP => datagram(options, (source, destination), data),
-        TCP => segment(options, (source, destination), data),
+        UDP => datagram(&claim(options), ends, data),
+        TCP => segment(&claim(options), ends, data),
         253 | 254 => Some(vec!["Ip:InUnknownProtos"]),
         _ => None,
     }
@@ -249,50 +282,68 @@ fn in_lan(address: Ipv4Addr) -> bool {
     [a, b, c] == [10, 77, 0] && d != 0 && d != 255
 }
 
-fn datagram(options: &[u8], addresses: (Ipv4Addr, Ipv4Addr), data: &[u8]) -> Option<Counts> {
+/// Counters of the kernel's UDP.
+struct Names {
+    errors: &'static str,
+    checksum: &'static str,
+    no_port: &'static str,
+}
+
+const NAMES: Names = Names {
+    errors: "Udp:InErrors",
+    checksum: "Udp:InCsumErrors",
+    no_port: "Udp:NoPorts",
+};
+const NAMES6: Names = Names {
+    errors: "Udp6InErrors",
+    checksum: "Udp6InCsumErrors",
+    no_port: "Udp6NoPorts",
+};
+
+/// What becomes of a datagram that the IP layer passes on.
+pub fn datagram(claim: &Claim, ends: Ends, data: &[u8]) -> Option<Counts> {
+    let names = if ends.0.is_ipv6() { &NAMES6 } else { &NAMES };
     if data.len() < 8 {
-        return Some(vec!["Udp:InErrors"]);
+        return Some(vec![names.errors]);
     }
     let len = usize::from(half(data, 4));
-    if len == 0 {
+    if len == 0 && ends.0.is_ipv4() {
         return None;
     }
     if len > data.len() || len < 8 {
-        return Some(vec!["Udp:InErrors"]);
+        return Some(vec![names.errors]);
     }
     let data = &data[..len];
-    if half(data, 6) != 0 && transport_checksum(addresses.0, addresses.1, UDP, data) != 0 {
+    // IPv4 may do without a checksum.
+    let checked = ends.0.is_ipv6() || half(data, 6) != 0;
+    if checked && half(data, 6) == 0 {
+        return Some(vec![names.checksum, names.errors]);
+    }
+    if checked && transport_checksum(ends, UDP, data) != 0 {
         // A longer one is checked when it is read.
-        return (len <= 76).then(|| vec!["Udp:InCsumErrors", "Udp:InErrors"]);
+        return (len <= 76).then(|| vec![names.checksum, names.errors]);
     }
     let ports = (half(data, 0), half(data, 2));
     let zone = match ports.1 {
         port if ZONE_PORTS.contains(&port) => ZONE,
         OPEN_PORT => 2,
         ECHO_PORT => return None,
-        _ => return Some(vec!["Udp:NoPorts"]),
+        _ => return Some(vec![names.no_port]),
     };
-    Some(match refusal(options, UDP, addresses, ports, zone) {
-        Some(reason) => vec![reason, "Udp:InErrors"],
+    Some(match refusal(claim, UDP, ends, ports, zone) {
+        Some(reason) => vec![reason, names.errors],
         None => vec!["delivered"],
     })
 }
 
-fn segment(options: &[u8], addresses: (Ipv4Addr, Ipv4Addr), data: &[u8]) -> Option<Counts> {
-    let whole = data.len() >= 20 && transport_checksum(addresses.0, addresses.1, TCP, data) == 0;
+/// What becomes of a segment that the IP layer passes on.
+pub fn segment(claim: &Claim, ends: Ends, data: &[u8]) -> Option<Counts> {
+    let whole = data.len() >= 20 && transport_checksum(ends, TCP, data) == 0;
     let ports = whole.then(|| (half(data, 0), half(data, 2)))?;
     // Openings and data: an empty answer of the kernel's own is another matter.
-    if ports.1 != FLOW_PORT || (data[13] & 2 == 0 && data.len() == 20) {
+    if ports.1 != FLOW_PORT || data[12] >> 4 != 5 || (data[13] & 2 == 0 && data.len() == 20) {
         return None;
     }
     // One that is let in would be a connection, and no longer this suite's.
-    refusal(options, TCP, addresses, ports, ZONE).map(|reason| vec![reason])
-}
-
-/// The counters that the fragments of a datagram raise, the first of which has this header.
-pub fn fate_of_fragments(whole: &[u8], fragments: usize) -> Option<Counts> {
-    let mut counts = fate(whole)?;
-    counts.extend(std::iter::repeat_n("Ip:ReasmReqds", fragments));
-    counts.push("Ip:ReasmOKs");
-    Some(counts)
+    refusal(claim, TCP, ends, ports, ZONE).map(|reason| vec![reason])
 }

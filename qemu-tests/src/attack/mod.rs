@@ -6,15 +6,19 @@
 //! packet whose fate it cannot tell for sure is not sent. What is delivered says [`COPIED`] in its data,
 //! everything else [`FORGED`]: a receiver that sees the latter has seen a breach.
 //!
-//! One file a family of addresses; [`v4`] is IPv4.
+//! One file a family of addresses for what is made, [`v4`] and [`v6`], and one for its fate, [`fate`], which also
+//! knows labels, and [`fate6`]; [`kinds`] chooses.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use fastrand::Rng;
 
 pub mod fate;
+pub mod fate6;
+pub mod kinds;
 pub mod v4;
+pub mod v6;
 
 /// First bytes of data that a receiver must never see.
 pub const FORGED: &[u8; 6] = b"forged";
@@ -35,6 +39,14 @@ pub const SECOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 101);
 pub const MEMBER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 /// Address of the stranger.
 pub const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+/// IPv6 address of the receiver.
+pub const RECEIVER6: Ipv6Addr = local(1);
+/// Another one of its.
+pub const SECOND6: Ipv6Addr = local(0x101);
+/// IPv6 address of the member.
+pub const MEMBER6: Ipv6Addr = local(2);
+/// IPv6 address of the stranger.
+pub const STRANGER6: Ipv6Addr = local(3);
 /// The key epoch.
 pub const EPOCH: u8 = 1;
 /// The zone of the sockets under attack.
@@ -49,6 +61,20 @@ pub const OPEN_PORT: u16 = 7002;
 pub const ECHO_PORT: u16 = 7003;
 /// Ports that the labelled datagrams came from that everybody has seen.
 pub const SEEN_PORTS: [u16; 2] = [5555, 5556];
+
+/// An IPv6 address of the nodes' network.
+pub const fn local(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
 
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +105,11 @@ pub struct Plan {
     pub frames: u64,
     /// Who sends.
     pub sender: Sender,
+    /// What kind of packets.
+    pub family: Family,
     /// The receiver's Ethernet address.
     pub mac: [u8; 6],
-    /// A connection of the member's.
+    /// A connection of the member's, over the same family.
     pub running: Running,
 }
 
@@ -162,7 +190,11 @@ impl Iterator for Flood {
             return None;
         }
         self.number += 1;
-        let attack = v4::attack(&self.plan, self.number, &mut self.rng);
+        let makes = match self.plan.family {
+            Family::V4 => &v4::MAKES,
+            Family::V6 => &v6::MAKES,
+        };
+        let attack = kinds::attack(makes, &self.plan, self.number, &mut self.rng);
         self.made += attack.frames.len() as u64;
         Some(attack)
     }
@@ -172,11 +204,12 @@ impl Iterator for Flood {
 mod tests {
     use super::*;
 
-    fn plan(sender: Sender) -> Plan {
+    fn plan(sender: Sender, family: Family) -> Plan {
         Plan {
             seed: 7,
             frames: 20_000,
             sender,
+            family,
             mac: [2, 0, 0, 0, 0, 1],
             running: Running {
                 port: 40_000,
@@ -186,65 +219,76 @@ mod tests {
         }
     }
 
+    const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
     #[test]
     fn a_seed_makes_the_same_flood_again_and_another_another() {
-        let same: Vec<Attack> = Flood::new(plan(Sender::Member)).take(500).collect();
-        assert_eq!(
-            same,
-            Flood::new(plan(Sender::Member))
-                .take(500)
-                .collect::<Vec<_>>()
-        );
-        let other = Plan {
-            seed: 8,
-            ..plan(Sender::Member)
-        };
-        assert_ne!(same, Flood::new(other).take(500).collect::<Vec<_>>());
+        for family in FAMILIES {
+            let plan = plan(Sender::Member, family);
+            let of = |plan| Flood::new(plan).take(500).collect::<Vec<Attack>>();
+            assert_eq!(of(plan), of(plan));
+            assert_ne!(of(plan), of(Plan { seed: 8, ..plan }));
+        }
     }
+
+    /// What anybody can provoke.
+    const REASONS: [&str; 6] = [
+        "bad-label",
+        "bad-mac",
+        "wrong-source",
+        "unknown-node",
+        "unknown-epoch",
+        "no-label",
+    ];
+    /// What takes a key.
+    const KEYED: [&str; 2] = ["no-permission", "kernel-label"];
 
     #[test]
     fn every_reason_is_provoked_and_only_copies_are_delivered() {
         for (sender, reasons) in [
-            (
-                Sender::Member,
-                &[
-                    "bad-label",
-                    "bad-mac",
-                    "wrong-source",
-                    "unknown-node",
-                    "unknown-epoch",
-                    "no-label",
-                    "no-permission",
-                    "kernel-label",
-                ][..],
-            ),
-            (
-                Sender::Stranger,
-                &[
-                    "bad-label",
-                    "bad-mac",
-                    "wrong-source",
-                    "unknown-node",
-                    "unknown-epoch",
-                    "no-label",
-                ][..],
-            ),
+            (Sender::Member, [&REASONS[..], &KEYED].concat()),
+            (Sender::Stranger, REASONS.to_vec()),
         ] {
-            let tally = Flood::tally(plan(sender));
-            assert!(tally.frames >= 20_000);
-            for reason in reasons {
-                assert!(
-                    tally.count(&format!("refused-{reason}")) > 0,
-                    "{sender:?}: {reason}: {tally:?}"
-                );
+            for family in FAMILIES {
+                let plan = plan(sender, family);
+                let tally = Flood::tally(plan);
+                assert!(tally.frames >= 20_000);
+                for reason in &reasons {
+                    assert!(
+                        tally.count(&format!("refused-{reason}")) > 0,
+                        "{sender:?}: {reason}: {tally:?}"
+                    );
+                }
+                let broken = match family {
+                    Family::V4 => "Ip:InHdrErrors",
+                    Family::V6 => "Ip6InHdrErrors",
+                };
+                assert!(tally.count("delivered") > 0 && tally.count(broken) > 0);
+                for attack in Flood::new(plan) {
+                    let all: Vec<u8> = attack.frames.concat();
+                    let holds = |word: &[u8]| all.windows(word.len()).any(|part| part == word);
+                    let delivered = attack.counts.contains(&"delivered");
+                    assert!(!(delivered && holds(FORGED)), "{attack:?}");
+                    assert!(delivered || !holds(COPIED), "{attack:?}");
+                    assert!(
+                        attack.frames.iter().all(|frame| frame.len() <= 1514),
+                        "{attack:?}"
+                    );
+                }
             }
-            assert!(tally.count("delivered") > 0 && tally.count("Ip:InHdrErrors") > 0);
-            for attack in Flood::new(plan(sender)) {
-                let all: Vec<u8> = attack.frames.concat();
-                let holds = |word: &[u8]| all.windows(word.len()).any(|part| part == word);
-                let delivered = attack.counts.contains(&"delivered");
-                assert!(!(delivered && holds(FORGED)), "{attack:?}");
-                assert!(delivered || !holds(COPIED), "{attack:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_is_made() {
+        for (family, makes) in FAMILIES.into_iter().zip([&v4::MAKES, &v6::MAKES]) {
+            let tally = Flood::tally(plan(Sender::Member, family));
+            for kind in makes.kinds {
+                assert!(
+                    tally.kinds.contains_key(kind.0),
+                    "{family:?}: no {}",
+                    kind.0
+                );
             }
         }
     }

@@ -1,13 +1,14 @@
 //! IPv4: packets of every kind of forgery that an option in the header can be put to.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use fastrand::Rng;
 
-use super::fate::{TCP, UDP, checksum, code, fate, fate_of_fragments, transport_checksum};
+use super::fate::{Ends, TCP, UDP, checksum, code, fate};
+use super::kinds::{INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
 use super::{
-    Attack, COLBY, COPIED, Counts, EPOCH, FLOW_PORT, FORGED, MEMBER, MUNSTER, OPEN_PORT, Plan,
-    RECEIVER, SECOND, SEEN_PORTS, STRANGER, Sender, ZONE, ZONE_PORTS,
+    COLBY, EPOCH, FLOW_PORT, MEMBER, MUNSTER, OPEN_PORT, Plan, RECEIVER, SECOND, SEEN_PORTS,
+    STRANGER, ZONE, ZONE_PORTS,
 };
 use crate::enrol::pair_key;
 
@@ -76,33 +77,24 @@ impl Packet {
         label[4..8].copy_from_slice(&snid.to_be_bytes());
         label[8..12].copy_from_slice(&scid.to_be_bytes());
         let key = pair_key(COLBY, MUNSTER, EPOCH);
-        let addresses = (self.source, self.destination);
-        let mac = code(&key, &label, self.protocol, addresses, self.ports);
+        let mac = code(&key, &label, self.protocol, self.ends(), self.ports);
         label[12..].copy_from_slice(&mac.to_be_bytes());
         label
     }
 
+    fn ends(&self) -> Ends {
+        (IpAddr::V4(self.source), IpAddr::V4(self.destination))
+    }
+
     fn transport(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(20 + self.data.len());
-        bytes.extend(self.ports.0.to_be_bytes());
-        bytes.extend(self.ports.1.to_be_bytes());
-        let check_at = if self.protocol == TCP {
-            bytes.extend(self.segment.0.to_be_bytes());
-            bytes.extend(self.segment.1.to_be_bytes());
-            bytes.extend([5 << 4, self.segment.2, 0xff, 0xff, 0, 0, 0, 0]);
-            16
-        } else {
-            bytes.extend((self.data.len() as u16 + 8).to_be_bytes());
-            bytes.extend([0, 0]);
-            6
-        };
-        bytes.extend(&self.data);
-        let sum = transport_checksum(self.source, self.destination, self.protocol, &bytes)
-            .wrapping_add(self.spoil_datagram);
-        // A datagram's sum of 0 means none.
-        let sum = if sum == 0 { 0xffff } else { sum };
-        bytes[check_at..check_at + 2].copy_from_slice(&sum.to_be_bytes());
-        bytes
+        transport(
+            self.protocol,
+            self.ends(),
+            self.ports,
+            self.segment,
+            &self.data,
+            self.spoil_datagram,
+        )
     }
 
     /// The header with this behind it.
@@ -143,20 +135,17 @@ impl Packet {
     }
 }
 
-/// What a kind makes: packets that are whole, or fragments of one.
-enum Made {
-    Whole(Vec<u8>),
-    /// Fragments, and the first one's header before the whole datagram.
-    Fragments(Vec<Vec<u8>>, Vec<u8>),
-    /// Fragments that never become a datagram.
-    Incomplete(Vec<Vec<u8>>),
-}
+/// What IPv4 makes.
+pub const MAKES: Makes = Makes {
+    kinds: KINDS,
+    incomplete,
+    ethertype: [8, 0],
+    fate,
+    reassembled: fate,
+    reassembly: ["Ip:ReasmReqds", "Ip:ReasmOKs"],
+};
 
-/// Makes one attack: a number, what its data begins with, and where its choices come from.
-type Make = fn(&Plan, u64, &[u8; 6], &mut Rng) -> Made;
-
-/// Kinds, how many in a thousand they are, and whether they take a member's key.
-const KINDS: &[(&str, u32, bool, Make)] = &[
+const KINDS: &[Kind] = &[
     ("label-byte-changed", 230, false, byte_changed),
     ("label-bits-flipped", 120, false, bits_flipped),
     ("label-made-up", 70, false, made_up),
@@ -199,89 +188,8 @@ const KINDS: &[(&str, u32, bool, Make)] = &[
     ),
 ];
 
-/// One in so many leaves fragments behind that wait for the rest for half a minute.
-const INCOMPLETE_EACH: u64 = 2048;
-
-/// The next attack.
-pub fn attack(plan: &Plan, number: u64, rng: &mut Rng) -> Attack {
-    if number.is_multiple_of(INCOMPLETE_EACH) {
-        let made = incomplete(plan, number, FORGED, rng);
-        if let Some(attack) = attack_of(plan, "fragments-incomplete", made) {
-            return attack;
-        }
-    }
-    let member = plan.sender == Sender::Member;
-    let usable =
-        |(_, weight, keyed, _): &&(&str, u32, bool, Make)| *weight > 0 && (member || !keyed);
-    let all: u32 = KINDS.iter().filter(usable).map(|kind| kind.1).sum();
-    loop {
-        let mut at = rng.u32(..all);
-        let chosen = KINDS.iter().filter(usable).find(|kind| {
-            let here = at < kind.1;
-            at = at.wrapping_sub(kind.1);
-            here
-        });
-        let Some((kind, _, _, make)) = chosen else {
-            continue;
-        };
-        let before = rng.clone();
-        let made = make(plan, number, FORGED, rng);
-        let Some(attack) = attack_of(plan, kind, made) else {
-            continue;
-        };
-        if !attack.counts.contains(&"delivered") {
-            return attack;
-        }
-        // The same again, under the mark of what may be seen.
-        let made = make(plan, number, COPIED, &mut before.clone());
-        if let Some(attack) = attack_of(plan, kind, made) {
-            return attack;
-        }
-    }
-}
-
-fn attack_of(plan: &Plan, kind: &'static str, made: Made) -> Option<Attack> {
-    let counts = counts_of(&made)?;
-    let packets = match made {
-        Made::Whole(packet) => vec![packet],
-        Made::Fragments(packets, _) | Made::Incomplete(packets) => packets,
-    };
-    Some(Attack {
-        kind,
-        frames: packets.iter().map(|packet| frame(plan, packet)).collect(),
-        counts,
-    })
-}
-
-fn counts_of(made: &Made) -> Option<Counts> {
-    match made {
-        Made::Whole(packet) => fate(packet),
-        Made::Fragments(packets, whole) => fate_of_fragments(whole, packets.len()),
-        Made::Incomplete(packets) => Some(vec!["Ip:ReasmReqds"; packets.len()]),
-    }
-}
-
-/// In a frame to the receiver.
-fn frame(plan: &Plan, packet: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(14 + packet.len());
-    frame.extend(plan.mac);
-    frame.extend([2, 0, 0, 0, 0, 0x66, 8, 0]);
-    frame.extend(packet);
-    frame
-}
-
 fn base(number: u64, tag: &[u8; 6], rng: &mut Rng) -> Packet {
     Packet::seen(rng.usize(..2), tag, number)
-}
-
-/// Another value than this.
-fn other(rng: &mut Rng, value: u8) -> u8 {
-    value.wrapping_add(rng.u8(1..))
-}
-
-fn changed(label: &mut [u8], rng: &mut Rng) {
-    let at = rng.usize(..label.len());
-    label[at] = other(rng, label[at]);
 }
 
 fn byte_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
@@ -609,7 +517,7 @@ fn incomplete(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     let Made::Fragments(mut made, whole) =
         fragments(&packet, number, &packet.options, &packet.options, size, rng)
     else {
-        return Made::Incomplete(Vec::new());
+        return Made::Known(Vec::new(), Vec::new());
     };
     if made.len() < 2 {
         return Made::Whole(whole);
@@ -624,7 +532,8 @@ fn incomplete(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
         let sum = checksum(&packet[..header]);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     }
-    Made::Incomplete(made)
+    let counts = vec!["Ip:ReasmReqds"; made.len()];
+    Made::Known(made, counts)
 }
 
 fn copy(_: &Plan, _: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {

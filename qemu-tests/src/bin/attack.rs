@@ -6,22 +6,22 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IoSlice, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dsi_qemu_tests::attack::{
-    COPIED, ECHO_PORT, FLOW_PORT, Flood, Plan, RECEIVER, REPORT, Running, Sender, Tally,
+    COPIED, ECHO_PORT, FLOW_PORT, Family, Flood, Plan, RECEIVER, REPORT, Running, Sender, Tally,
 };
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str =
-    "usage: dsi-attack send member|stranger SEED FRAMES MAC PORT NEXT ACKNOWLEDGED <SOCKET
+    "usage: dsi-attack send member|stranger ipv4|ipv6 SEED FRAMES MAC PORT NEXT ACKNOWLEDGED <SOCKET
        dsi-attack receive UDP-PORT...
-       dsi-attack hold ADDRESS FILE
+       dsi-attack hold ADDRESS FILE NAME
        dsi-attack say FROM-PORT ADDRESS PORT TEXT";
 
 /// Frames that one system call takes.
@@ -33,9 +33,9 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["send", sender, rest @ ..] if rest.len() == 6 => plan(sender, rest).and_then(send),
+        ["send", sender, family, rest @ ..] => plan(sender, family, rest).and_then(send),
         ["receive", ports @ ..] => receive(ports),
-        ["hold", address, file] => hold(address, file),
+        ["hold", address, file, name] => hold(address, file, name),
         ["say", from, address, port, text] => say(from, address, port, text),
         _ => Err(USAGE.into()),
     };
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn plan(sender: &str, words: &[&str]) -> Result<Plan, Error> {
+fn plan(sender: &str, family: &str, words: &[&str]) -> Result<Plan, Error> {
     let [seed, frames, mac, port, next, acknowledged] = words else {
         return Err(USAGE.into());
     };
@@ -62,6 +62,11 @@ fn plan(sender: &str, words: &[&str]) -> Result<Plan, Error> {
         sender: match sender {
             "member" => Sender::Member,
             "stranger" => Sender::Stranger,
+            _ => return Err(USAGE.into()),
+        },
+        family: match family {
+            "ipv4" => Family::V4,
+            "ipv6" => Family::V6,
             _ => return Err(USAGE.into()),
         },
         mac: mac?.try_into().map_err(|_| "a MAC address has six bytes")?,
@@ -176,7 +181,8 @@ fn receive(ports: &[&str]) -> Result<(), Error> {
     let mut threads = Vec::new();
     for port in ports {
         let port: u16 = port.parse()?;
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
+        // For both families.
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?;
         let shared = Arc::clone(&shared);
         threads.push(std::thread::spawn(move || {
             let mut data = [0; 2048];
@@ -187,7 +193,7 @@ fn receive(ports: &[&str]) -> Result<(), Error> {
     }
     if ports.len() > 1 {
         // The zone's listener, too.
-        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, FLOW_PORT))?;
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, FLOW_PORT))?;
         threads.push(std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let shared = Arc::clone(&shared);
@@ -209,14 +215,15 @@ fn receive(ports: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-fn hold(address: &str, file: &str) -> Result<(), Error> {
+fn hold(address: &str, file: &str, name: &str) -> Result<(), Error> {
     let mut connection = TcpStream::connect((address, FLOW_PORT))?;
-    connection.write_all(b"report greeting\n")?;
+    // In one piece: what follows it is known from it.
+    connection.write_all(format!("report {name}-begins\n").as_bytes())?;
     println!("connected {}", connection.local_addr()?.port());
     while !std::fs::exists(file)? {
         std::thread::sleep(Duration::from_millis(50));
     }
-    connection.write_all(b"report flow\n")?;
+    connection.write_all(format!("report {name}-ends\n").as_bytes())?;
     println!("said");
     // Ends when the other side does.
     let _ = BufReader::new(connection).lines().count();
@@ -224,7 +231,12 @@ fn hold(address: &str, file: &str) -> Result<(), Error> {
 }
 
 fn say(from: &str, address: &str, port: &str, text: &str) -> Result<(), Error> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, from.parse()?))?;
+    let any = if address.contains(':') {
+        IpAddr::from(Ipv6Addr::UNSPECIFIED)
+    } else {
+        IpAddr::from(Ipv4Addr::UNSPECIFIED)
+    };
+    let socket = UdpSocket::bind((any, from.parse()?))?;
     socket.send_to(text.as_bytes(), (address, port.parse()?))?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Proves that of floods of forged packets, `DSI_ATTACK_PACKETS` of them (100,000; `make check-attack`
-//! takes a million), nothing is delivered but copies of what was rightly labelled, and that each packet
+//! Proves that of floods of forged packets, `DSI_ATTACK_PACKETS` of them in all (100,000; `make check-attack`
+//! takes a million), half of them IPv4 and half IPv6 to the same sockets, nothing is delivered but copies of what was rightly labelled, and that each packet
 //! is counted once, under the reason or by the layer that must have dropped it. Afterwards the rightful
 //! sender still gets through, by datagram and in the connection that was attacked. No servers.
 
@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::attack::{
-    ECHO_PORT, FLOW_PORT, Flood, OPEN_PORT, Plan, Running, Sender, Tally, ZONE, ZONE_PORTS,
+    ECHO_PORT, FLOW_PORT, Family, Flood, OPEN_PORT, Plan, Running, SECOND6, Sender, Tally, ZONE,
+    ZONE_PORTS,
 };
 use crate::cluster::{Cluster, NodeSpec};
 use crate::enrol::{YNL_DO, enrol, load};
 use crate::fault::Failure;
-use crate::node::{Node, PATIENCE, Process};
+use crate::node::{Node, Output, PATIENCE, Process};
 use crate::pcap::Frame;
 use crate::regime::{self, Counters, Regime, document, network};
 use crate::suite::{Need, Suite, Test, TestResult};
@@ -36,19 +37,27 @@ pub const SUITE: Suite = Suite {
         },
         Test {
             name: "flood-of-a-stranger-denied",
-            run: |cluster| flood(cluster, "stranger", Sender::Stranger),
+            run: |cluster| flood(cluster, "stranger", Sender::Stranger, Family::V4),
+        },
+        Test {
+            name: "ipv6-flood-of-a-stranger-denied",
+            run: |cluster| flood(cluster, "stranger", Sender::Stranger, Family::V6),
         },
         Test {
             name: "flood-of-a-members-root-denied",
-            run: |cluster| flood(cluster, "colby", Sender::Member),
+            run: |cluster| flood(cluster, "colby", Sender::Member, Family::V4),
+        },
+        Test {
+            name: "ipv6-flood-of-a-members-root-denied",
+            run: |cluster| flood(cluster, "colby", Sender::Member, Family::V6),
         },
         Test {
             name: "rightful-sender-after-ok",
             run: |cluster| twin(cluster, "after"),
         },
         Test {
-            name: "attacked-connection-ok",
-            run: connection,
+            name: "attacked-connections-ok",
+            run: connections,
         },
     ],
 };
@@ -56,7 +65,11 @@ pub const SUITE: Suite = Suite {
 const MEMBERS: [&str; 2] = ["munster", "colby"];
 /// Where the rightful sender sends from.
 const RIGHTFUL: u16 = 5600;
-/// The file that ends the connection's pause.
+/// The receiver, as a sender of either family calls it.
+const RECEIVERS: [&str; 2] = ["munster", "fd77::1"];
+/// Names of the connections.
+const FLOWS: [&str; 2] = ["ipv4-flow", "ipv6-flow"];
+/// The file that ends the connections' pause.
 const OVER: &str = "/tmp/over";
 
 /// Opens a packet socket as standard input of a program.
@@ -66,8 +79,8 @@ const WITH_SOCKET: &str = "import os, socket, sys; s = socket.socket(socket.AF_P
 struct Kept {
     zone: Process,
     open: Process,
-    connection: Process,
-    running: Running,
+    connections: [Process; 2],
+    running: [Running; 2],
     mac: [u8; 6],
     text: String,
     _echo: Process,
@@ -98,7 +111,7 @@ fn in_zone(node: &Node, name: &str, args: &str) -> Result<Process, Failure> {
 fn setup(cluster: &mut Cluster) -> TestResult {
     let munster = cluster.node("munster")?;
     munster
-        .sh("ip addr add 10.77.0.101/24 dev eth0 && sysctl -qw net.core.rmem_default=8388608 net.core.rmem_max=8388608")?
+        .sh(&format!("ip addr add 10.77.0.101/24 dev eth0 && ip addr add {SECOND6}/64 dev eth0 nodad && sysctl -qw net.core.rmem_default=8388608 net.core.rmem_max=8388608"))?
         .ok()?;
     let text = munster.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
     let text = text.stdout.trim().to_owned();
@@ -117,7 +130,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     for name in MEMBERS {
         regime.enforce(cluster.node(name)?, &policy())?;
     }
-    let echo = format!("0.0.0.0:{ECHO_PORT}");
+    let echo = format!("[::]:{ECHO_PORT}");
     let echo = munster.spawn("echo", &["dsi-traffic", "udp-server", "--bind", &echo])?;
     echo.wait_line("serving")?;
     let [one, two] = ZONE_PORTS;
@@ -125,20 +138,26 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     zone.wait_line("serving")?;
     let open = munster.spawn("open", &["dsi-attack", "receive", &OPEN_PORT.to_string()])?;
     open.wait_line("serving")?;
-    let mark = cluster.switch.mark();
-    let connection = in_zone(
-        cluster.node("colby")?,
-        "hold",
-        &format!("hold munster {OVER}"),
-    )?;
-    connection.wait_line("connected")?;
-    zone.wait_line("report greeting")?;
-    let running = running(cluster, mark)?;
+    let mut held = Vec::new();
+    for (receiver, name) in RECEIVERS.iter().zip(FLOWS) {
+        let mark = cluster.switch.mark();
+        let connection = in_zone(
+            cluster.node("colby")?,
+            name,
+            &format!("hold {receiver} {OVER} {name}"),
+        )?;
+        connection.wait_line("connected")?;
+        zone.wait_line(&format!("report {name}-begins"))?;
+        held.push((connection, running(cluster, mark)?));
+    }
+    let [(first, of_first), (second, of_second)]: [_; 2] = held
+        .try_into()
+        .map_err(|_| Failure::new("not two connections"))?;
     cluster.kept = Some(Box::new(Kept {
         zone,
         open,
-        connection,
-        running,
+        connections: [first, second],
+        running: [of_first, of_second],
         mac,
         text,
         _echo: echo,
@@ -149,12 +168,17 @@ fn setup(cluster: &mut Cluster) -> TestResult {
 /// Where the connection stands, as whoever sees its packets knows.
 fn running(cluster: &Cluster, mark: u64) -> Result<Running, Failure> {
     let greeting = |frame: &Frame| {
-        let packet = frame.ipv4()?;
-        let ports = packet.ports()?;
-        let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| packet.payload[at + i]));
-        (ports.1 == FLOW_PORT && packet.payload.ends_with(b"report greeting\n")).then(|| Running {
+        let (ports, payload) = match (frame.ipv4(), frame.ipv6()) {
+            (Some(packet), _) => (packet.ports()?, packet.payload),
+            (None, Some(packet)) => (packet.ports()?, packet.payload),
+            (None, None) => return None,
+        };
+        let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| payload[at + i]));
+        let header = usize::from(payload.get(12)? >> 4) * 4;
+        let data = payload.get(header..)?;
+        (ports.1 == FLOW_PORT && data.starts_with(b"report ")).then(|| Running {
             port: ports.0,
-            next: word(4).wrapping_add(16),
+            next: word(4).wrapping_add(data.len() as u32),
             acknowledged: word(8),
         })
     };
@@ -166,13 +190,12 @@ fn running(cluster: &Cluster, mark: u64) -> Result<Running, Failure> {
 /// What a receiver tells when a rightful sender asks it to: copies, breaches.
 fn report(
     cluster: &Cluster,
-    receiver: &Process,
-    port: u16,
-    zone: u32,
+    to: &str,
+    (receiver, port, zone): (&Process, u16, u32),
     what: &str,
 ) -> Result<(u64, u64), Failure> {
     let colby = cluster.node("colby")?;
-    let args = format!("say {RIGHTFUL} munster {port} 'report {what}'");
+    let args = format!("say {RIGHTFUL} {to} {port} 'report {what}'");
     if zone == ZONE {
         check_eq!(in_zone(colby, "say", &args)?.join()?, Some(0), "{args}");
     } else {
@@ -190,16 +213,19 @@ fn report(
     }
 }
 
-/// All that has been delivered so far; nothing of it a breach.
-fn delivered(cluster: &Cluster, what: &str) -> Result<u64, Failure> {
+/// All that has been delivered so far, as told to a rightful sender of one family; nothing of it a breach.
+fn delivered(cluster: &Cluster, family: Family, what: &str) -> Result<u64, Failure> {
     let kept: &Kept = regime::kept(cluster)?;
+    let to = RECEIVERS[family as usize];
     let mut all = 0;
-    for (receiver, port, zone) in [
+    for at in [
         (&kept.zone, ZONE_PORTS[0], ZONE),
         (&kept.zone, ZONE_PORTS[1], ZONE),
         (&kept.open, OPEN_PORT, 2),
     ] {
-        let (copies, breaches) = report(cluster, receiver, port, zone, &format!("{what}-{port}"))?;
+        let (receiver, port, _) = at;
+        let what = format!("{what}-{family:?}-{port}");
+        let (copies, breaches) = report(cluster, to, at, &what)?;
         check_eq!(
             breaches,
             0,
@@ -214,19 +240,26 @@ fn delivered(cluster: &Cluster, what: &str) -> Result<u64, Failure> {
 fn twin(cluster: &mut Cluster, what: &str) -> TestResult {
     let munster = cluster.node("munster")?;
     let before = Counters::of(munster)?;
-    delivered(cluster, what)?;
+    for family in [Family::V4, Family::V6] {
+        delivered(cluster, family, what)?;
+    }
     let refusals = Counters::of(munster)?.refusals(&before)?;
     check!(refusals.is_empty(), "refused: {refusals:?}");
     Ok(())
 }
 
-/// The counters of the kernel's network, as `Ip:InReceives`.
+/// The counters of the kernel's network, as `Ip:InReceives` and `Ip6InReceives`.
 fn kernel_counters(node: &Node) -> Result<BTreeMap<String, u64>, Failure> {
     let output = node
-        .sh("cat /proc/net/snmp /proc/net/netstat; echo; cat /proc/net/stat/rt_cache")?
+        .sh("cat /proc/net/snmp /proc/net/netstat; echo; cat /proc/net/stat/rt_cache; echo; cat /proc/net/snmp6")?
         .ok()?;
     let mut counters = BTreeMap::new();
-    let (tables, routes) = output.stdout.split_once("\n\n").unwrap_or_default();
+    let mut parts = output.stdout.split("\n\n");
+    let (tables, routes, ipv6) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
     let lines: Vec<&str> = tables.lines().collect();
     for pair in lines.chunks(2) {
         let [names, values] = pair else { continue };
@@ -235,6 +268,11 @@ fn kernel_counters(node: &Node) -> Result<BTreeMap<String, u64>, Failure> {
         for (name, value) in names.zip(values.split_whitespace().skip(1)) {
             // A few are signed.
             counters.insert(format!("{table}{name}"), value.parse().unwrap_or(0));
+        }
+    }
+    for line in ipv6.lines() {
+        if let Some((name, value)) = line.split_once(char::is_whitespace) {
+            counters.insert(name.to_owned(), value.trim().parse().unwrap_or(0));
         }
     }
     // One line a processor, in hexadecimal.
@@ -250,61 +288,68 @@ fn kernel_counters(node: &Node) -> Result<BTreeMap<String, u64>, Failure> {
     Ok(counters)
 }
 
-/// Frames of a test.
+/// Frames of a test: there are four.
 fn frames() -> u64 {
     let wanted = std::env::var("DSI_ATTACK_PACKETS").ok();
-    wanted.and_then(|text| text.parse().ok()).unwrap_or(100_000) / 2
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(100_000) / 4
 }
 
-fn flood(cluster: &mut Cluster, node: &str, sender: Sender) -> TestResult {
+/// Has a node send what a plan makes.
+fn send(
+    cluster: &Cluster,
+    node: &str,
+    plan: Plan,
+    mac: &str,
+    names: [&str; 2],
+) -> Result<Output, Failure> {
+    let running = plan.running;
+    let words = [
+        plan.seed,
+        plan.frames,
+        u64::from(running.port),
+        u64::from(running.next),
+        u64::from(running.acknowledged),
+    ];
+    let [seed, frames, port, next, acknowledged] = words.map(|word| word.to_string());
+    let mut argv = vec!["python3", "-c", WITH_SOCKET, "dsi-attack", "send"];
+    argv.extend(names);
+    argv.extend([&seed, &frames, mac, &port, &next, &acknowledged]);
+    cluster
+        .node(node)?
+        .command(&argv)
+        .timeout(PATIENCE + Duration::from_millis(plan.frames * 2))
+        .run()?
+        .ok()
+}
+
+fn flood(cluster: &mut Cluster, node: &str, sender: Sender, family: Family) -> TestResult {
     let kept: &Kept = regime::kept(cluster)?;
     let munster = cluster.node("munster")?;
     let (name, seed) = match sender {
         Sender::Stranger => ("stranger", 2002),
         Sender::Member => ("member", 2004),
     };
+    let over = match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
     let plan = Plan {
         seed,
         frames: frames(),
         sender,
+        family,
         mac: kept.mac,
-        running: kept.running,
+        running: kept.running[family as usize],
     };
     let wanted = Flood::tally(plan);
-    let copies = delivered(cluster, &format!("{name}-begin"))?;
+    let copies = delivered(cluster, family, &format!("{name}-begin"))?;
     let (before, kernel_before) = (Counters::of(munster)?, kernel_counters(munster)?);
     let dropped = cluster.switch.dropped();
-    let words = [
-        plan.seed,
-        plan.frames,
-        u64::from(plan.running.port),
-        u64::from(plan.running.next),
-        u64::from(plan.running.acknowledged),
-    ]
-    .map(|word| word.to_string());
     let begin = std::time::Instant::now();
-    cluster
-        .node(node)?
-        .command(&[
-            "python3",
-            "-c",
-            WITH_SOCKET,
-            "dsi-attack",
-            "send",
-            name,
-            &words[0],
-            &words[1],
-            &kept.text,
-            &words[2],
-            &words[3],
-            &words[4],
-        ])
-        .timeout(PATIENCE + Duration::from_millis(plan.frames * 2))
-        .run()?
-        .ok()?
+    send(cluster, node, plan, &kept.text, [name, over])?
         .says(&format!("sent {0} of {0}", wanted.frames))?;
     println!(
-        "     {name}: {} packets in {:.0} s",
+        "     {name} {over}: {} packets in {:.0} s",
         wanted.frames,
         begin.elapsed().as_secs_f64()
     );
@@ -314,8 +359,9 @@ fn flood(cluster: &mut Cluster, node: &str, sender: Sender) -> TestResult {
         dropped,
         "frames that the network lost"
     );
-    let all = delivered(cluster, &format!("{name}-end"))?;
+    let all = delivered(cluster, family, &format!("{name}-end"))?;
     account(
+        family,
         &wanted,
         &after.refusals(&before)?,
         &kernel_before,
@@ -323,13 +369,14 @@ fn flood(cluster: &mut Cluster, node: &str, sender: Sender) -> TestResult {
         all - copies,
     )?;
     for (kind, number) in &wanted.kinds {
-        println!("     {name}: {kind}: {number}");
+        println!("     {name} {over}: {kind}: {number}");
     }
     Ok(())
 }
 
 /// Holds every counter that the flood must have raised against what it has risen by.
 fn account(
+    family: Family,
     wanted: &Tally,
     refusals: &BTreeMap<String, u64>,
     before: &BTreeMap<String, u64>,
@@ -376,13 +423,24 @@ fn account(
         "munster counted {missing} too few of {} packets: {seen:?}, expected {due:?}",
         wanted.frames
     );
-    for name in ["Udp:RcvbufErrors", "Ip:InDiscards", "IpExt:InNoRoutes"] {
+    // What would hide a packet from this reckoning.
+    let (received, hiding) = match family {
+        Family::V4 => (
+            "Ip:InReceives",
+            ["Udp:RcvbufErrors", "Ip:InDiscards", "IpExt:InNoRoutes"],
+        ),
+        Family::V6 => (
+            "Ip6InReceives",
+            ["Udp6RcvbufErrors", "Ip6InNoRoutes", "Ip6InTooBigErrors"],
+        ),
+    };
+    for name in hiding {
         check_eq!(rise(name), 0, "{name}");
     }
     check!(
-        rise("Ip:InReceives") >= wanted.frames - lost,
+        rise(received) >= wanted.frames - lost,
         "{} packets came in, {} were sent",
-        rise("Ip:InReceives"),
+        rise(received),
         wanted.frames
     );
     let refused: u64 = refusals.values().sum();
@@ -393,11 +451,13 @@ fn account(
     Ok(())
 }
 
-fn connection(cluster: &mut Cluster) -> TestResult {
+fn connections(cluster: &mut Cluster) -> TestResult {
     let kept: &Kept = regime::kept(cluster)?;
     cluster.node("colby")?.run(&["touch", OVER])?.ok()?;
-    kept.connection.wait_line("said")?;
-    let line = kept.zone.wait_line("report flow")?;
-    check!(line.ends_with("breaches 0"), "{line}");
+    for (connection, name) in kept.connections.iter().zip(FLOWS) {
+        connection.wait_line("said")?;
+        let line = kept.zone.wait_line(&format!("report {name}-ends"))?;
+        check!(line.ends_with("breaches 0"), "{line}");
+    }
     Ok(())
 }

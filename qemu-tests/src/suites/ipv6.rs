@@ -161,17 +161,6 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         }
     }
     enrol(cluster, &NAMES, EPOCH)?;
-    for name in NAMES {
-        let node = cluster.node(name)?;
-        let requests: Vec<_> = [MUNSTER, COLBY]
-            .into_iter()
-            .map(|snid| {
-                let both = [format!("10.77.0.{snid}"), address6(snid).to_string()];
-                json!(["node-set", {"snid": snid, "address": both}])
-            })
-            .collect();
-        ynl(node, &requests)?.ok()?;
-    }
     let regime = Regime::establish(cluster, &NAMES)?;
     for name in NAMES {
         regime.enforce(cluster.node(name)?, &policy(&[]))?;
