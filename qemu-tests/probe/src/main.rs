@@ -10,7 +10,7 @@ mod ring;
 use address::Address;
 use std::collections::HashMap;
 use std::io::{Error, ErrorKind, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 type Result<T> = std::io::Result<T>;
@@ -142,10 +142,12 @@ impl Process {
             ["option", name, level, option, value] => {
                 self.option(name, level, option, value).map(text)
             }
+            ["ktls", name] => self.ktls(name).map(text),
             ["timeout", name, ms] => self.timeout(name, ms),
             ["join", name, group, interface] => self.join(name, group, interface),
             ["rawudp", name, from, to, data] => self.raw_udp(name, from, to, data, 0),
             ["rawfragment", name, from, to, data] => self.raw_udp(name, from, to, data, 0x2000),
+            ["udp", name, from, to, data] => self.udp(name, from, to, data),
             ["ping", name, to] => self.ping(name, to),
             ["ring", name, flags] => {
                 let ring = ring::Ring::new(number(flags)? as u32)?;
@@ -373,16 +375,7 @@ impl Process {
 
     fn option(&self, name: &str, level: &str, option: &str, value: &str) -> Result<i64> {
         let value = number(value)?;
-        // SAFETY: an integer's address and size.
-        check(i64::from(unsafe {
-            libc::setsockopt(
-                self.fd(name)?,
-                number(level)?,
-                number(option)?,
-                std::ptr::from_ref(&value).cast(),
-                4,
-            )
-        }))
+        self.set(name, number(level)?, number(option)?, &value)
     }
 
     fn timeout(&self, name: &str, ms: &str) -> Result<String> {
@@ -392,21 +385,23 @@ impl Process {
             tv_usec: ms % 1000 * 1000,
         };
         for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
-            // SAFETY: a structure's address and size.
-            check(i64::from(unsafe {
-                libc::setsockopt(
-                    self.fd(name)?,
-                    libc::SOL_SOCKET,
-                    option,
-                    std::ptr::from_ref(&value).cast(),
-                    size_of::<libc::timeval>() as u32,
-                )
-            }))?;
+            self.set(name, libc::SOL_SOCKET, option, &value)?;
         }
         Ok(String::new())
     }
 
     fn join(&self, name: &str, group: &str, interface: &str) -> Result<String> {
+        if let Ok(group) = group.parse::<Ipv6Addr>() {
+            let value = libc::ipv6_mreq {
+                ipv6mr_multiaddr: libc::in6_addr {
+                    s6_addr: group.octets(),
+                },
+                ipv6mr_interface: number(interface)? as u32,
+            };
+            return self
+                .set(name, libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &value)
+                .map(text);
+        }
         let ip = |text: &str| {
             text.parse::<Ipv4Addr>()
                 .map(|ip| libc::in_addr {
@@ -418,17 +413,34 @@ impl Process {
             imr_multiaddr: ip(group)?,
             imr_interface: ip(interface)?,
         };
-        // SAFETY: a structure's address and size.
+        self.set(name, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &value)
+            .map(text)
+    }
+
+    /// Sets an option to a value that is plain bytes.
+    fn set<T: Copy>(&self, name: &str, level: i32, option: i32, value: &T) -> Result<i64> {
+        // SAFETY: a value's address and size.
         check(i64::from(unsafe {
             libc::setsockopt(
                 self.fd(name)?,
-                libc::IPPROTO_IP,
-                libc::IP_ADD_MEMBERSHIP,
-                std::ptr::from_ref(&value).cast(),
-                size_of::<libc::ip_mreq>() as u32,
+                level,
+                option,
+                std::ptr::from_ref(value).cast(),
+                size_of::<T>() as u32,
             )
         }))
-        .map(text)
+    }
+
+    /// Hands encryption to the kernel, both ways, under keys that everybody knows.
+    fn ktls(&self, name: &str) -> Result<i64> {
+        const SOL_TLS: i32 = 282;
+        self.set(name, libc::IPPROTO_TCP, libc::TCP_ULP, b"tls")?;
+        // struct tls12_crypto_info_aes_gcm_128: version 1.2, cipher, then IV, key, salt and number, all zero.
+        let mut info = [0_u8; 40];
+        info[..2].copy_from_slice(&0x0303_u16.to_ne_bytes());
+        info[2..4].copy_from_slice(&51_u16.to_ne_bytes());
+        self.set(name, SOL_TLS, 1, &info)?;
+        self.set(name, SOL_TLS, 2, &info)
     }
 
     /// A UDP packet with a header of its own making, whose sender may be anybody.
@@ -447,7 +459,28 @@ impl Process {
         packet.extend((len - 20).to_be_bytes());
         packet.extend([0, 0]);
         packet.extend(data.as_bytes());
-        let to = Address::parse(&to.to_string())?;
+        self.send_to(name, &packet, &to.to_string())
+    }
+
+    /// A UDP header, and data behind it, by a raw socket.
+    fn udp(&self, name: &str, from: &str, to: &str, data: &str) -> Result<String> {
+        let at: std::net::SocketAddr = to.parse().map_err(|_| wrong("an address"))?;
+        let mut packet = Vec::new();
+        packet.extend((number(from)? as u16).to_be_bytes());
+        packet.extend(at.port().to_be_bytes());
+        packet.extend((8 + data.len() as u16).to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(data.as_bytes());
+        // A raw IPv6 socket takes no port.
+        self.send_to(
+            name,
+            &packet,
+            &std::net::SocketAddr::new(at.ip(), 0).to_string(),
+        )
+    }
+
+    fn send_to(&self, name: &str, packet: &[u8], to: &str) -> Result<String> {
+        let to = Address::parse(to)?;
         // SAFETY: packet and address are as long as they say.
         check(unsafe {
             libc::sendto(
@@ -464,24 +497,15 @@ impl Process {
 
     /// Asks for an echo and waits for it.
     fn ping(&self, name: &str, to: &str) -> Result<String> {
-        let mut request = [8, 0, 0, 0, 0, 7, 0, 1, b'd', b's'];
+        // What IPv6 has for it; the kernel sums that up itself.
+        let kind = if to.starts_with('[') { 128 } else { 8 };
+        let mut request = [kind, 0, 0, 0, 0, 7, 0, 1, b'd', b's'];
         let sum = request
             .chunks(2)
             .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
             .sum::<u32>();
         request[2..4].copy_from_slice(&(!(sum as u16 + (sum >> 16) as u16)).to_be_bytes());
-        let to = Address::parse(&format!("{to}:0"))?;
-        // SAFETY: message and address are as long as they say.
-        check(unsafe {
-            libc::sendto(
-                self.fd(name)?,
-                request.as_ptr().cast(),
-                request.len(),
-                0,
-                to.pointer(),
-                to.len(),
-            )
-        } as i64)?;
+        self.send_to(name, &request, &format!("{to}:0"))?;
         self.receive(name).map(|got| got.len().to_string())
     }
 }

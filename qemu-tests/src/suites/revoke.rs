@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use crate::cluster::{Cluster, NodeSpec};
+use crate::cluster::{Cluster, NodeSpec, address6};
 use crate::enrol::{enrol, load, members, requests, unload, ynl};
 use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
@@ -28,19 +28,29 @@ macro_rules! tests {
 }
 
 const TESTS: &[Test] = tests! {
-    "stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "colby"),
-    "stream-forbidden-by-the-connectors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "munster"),
-    "stream-on-one-node-forbidden-aborted-at-both-ends-ok" => forbidden_within,
+    "stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "colby", V4),
+    "stream-forbidden-by-the-connectors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "munster", V4),
+    "stream-on-one-node-forbidden-aborted-at-both-ends-ok" => |c| forbidden_within(c, V4),
+    "ipv6-stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "colby", V6),
+    "ipv6-stream-forbidden-by-the-connectors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "munster", V6),
+    "ipv6-stream-on-one-node-forbidden-aborted-at-both-ends-ok" => |c| forbidden_within(c, V6),
     "stream-forbidden-by-a-permissive-policy-goes-on-ok" => permissive,
-    "stream-from-an-expelled-node-aborted-twin-on-the-node-ok" => expelled,
+    "stream-from-an-expelled-node-aborted-twin-on-the-node-ok" => |c| expelled(c, V4),
+    "ipv6-stream-from-an-expelled-node-aborted-twin-on-the-node-ok" => |c| expelled(c, V6),
     "stream-whose-zone-may-no-longer-receive-aborted-ok" => receive_withdrawn,
     "stream-of-a-process-that-changes-its-zone-aborted-its-twin-ok" => task_set,
-    "udp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "udp"),
-    "tcp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "tcp"),
-    "udp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "udp"),
-    "tcp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "tcp"),
-    "udp-under-drop-denied-without-an-answer" => |c| dropped(c, "udp"),
-    "tcp-under-drop-denied-without-an-answer" => |c| dropped(c, "tcp"),
+    "udp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "udp", V4),
+    "tcp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "tcp", V4),
+    "udp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "udp", V4),
+    "tcp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "tcp", V4),
+    "ipv6-udp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "udp", V6),
+    "ipv6-tcp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "tcp", V6),
+    "ipv6-udp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "udp", V6),
+    "ipv6-tcp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "tcp", V6),
+    "udp-under-drop-denied-without-an-answer" => |c| dropped(c, "udp", V4),
+    "tcp-under-drop-denied-without-an-answer" => |c| dropped(c, "tcp", V4),
+    "ipv6-udp-under-drop-denied-without-an-answer" => |c| dropped(c, "udp", V6),
+    "ipv6-tcp-under-drop-denied-without-an-answer" => |c| dropped(c, "tcp", V6),
     "udp-under-permissive-reject-ok" => permissive_reject,
     "unload-under-a-policy-that-refuses-it-denied" => unload_refused,
     "unload-under-a-policy-that-permits-it-ok" => unload_permitted,
@@ -75,6 +85,35 @@ const COMMON: &str = "
 /// What zone 10 may do with its own sockets.
 const OWN_10: &str = "<socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>
   <grant>create bind connect listen accept send receive</grant></socket_permission>";
+
+/// A family of addresses: where a server waits for connections of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Family {
+    any: &'static str,
+}
+
+const V4: Family = Family { any: "0.0.0.0" };
+const V6: Family = Family { any: "::" };
+
+impl Family {
+    /// A node's address.
+    fn of(self, node: &Node) -> String {
+        if self == V4 {
+            node.ip.to_string()
+        } else {
+            address6(node.index).to_string()
+        }
+    }
+
+    /// With a port.
+    fn at(self, address: &str, port: &str) -> String {
+        if self == V4 {
+            format!("{address}:{port}")
+        } else {
+            format!("[{address}]:{port}")
+        }
+    }
+}
 
 /// A zone, with the port of its servers.
 #[derive(Clone, Copy)]
@@ -140,7 +179,8 @@ const WAITER: &str = "
 import socket, sys
 try:
     if sys.argv[1] == 'accept':
-        listener = socket.create_server(('0.0.0.0', int(sys.argv[3])))
+        family = socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET
+        listener = socket.create_server((sys.argv[2], int(sys.argv[3])), family=family)
         print('serving', flush=True)
         connection, _ = listener.accept()
         connection.sendall(b'x')
@@ -165,15 +205,15 @@ struct Stream {
 
 impl Stream {
     /// Makes one; the names tell where the ends are.
-    fn start(to: &Node, from: &Node, zone: Zone) -> Result<Self, Failure> {
-        let (env, address) = (of_zone("/usr/bin/env", zone), to.ip.to_string());
-        let start = |node: &Node, side: &str| {
-            let argv = [&env, "python3", "-c", WAITER, side, &address, zone.port];
+    fn start(to: &Node, from: &Node, zone: Zone, family: Family) -> Result<Self, Failure> {
+        let (env, address) = (of_zone("/usr/bin/env", zone), family.of(to));
+        let start = |node: &Node, side: &str, address: &str| {
+            let argv = [&env, "python3", "-c", WAITER, side, address, zone.port];
             node.spawn(&format!("{side}-{}", zone.scid), &argv)
         };
-        let acceptor = start(to, "accept")?;
+        let acceptor = start(to, "accept", family.any)?;
         acceptor.wait_line("serving")?;
-        let connector = start(from, "connect")?;
+        let connector = start(from, "connect", &address)?;
         connector.wait_line("waiting")?;
         acceptor.wait_line("waiting")?;
         Ok(Self {
@@ -199,15 +239,15 @@ struct Twin {
 }
 
 impl Twin {
-    fn start(to: &Node, from: &Node) -> Result<Self, Failure> {
+    fn start(to: &Node, from: &Node, family: Family) -> Result<Self, Failure> {
         from.run(&["rm", "-f", STOP])?.ok()?;
         let (program, bind) = (
             of_zone(TRAFFIC, ZONE_20),
-            format!("0.0.0.0:{}", ZONE_20.port),
+            family.at(family.any, ZONE_20.port),
         );
         let server = to.spawn("twin-server", &[&program, "tcp-server", "--bind", &bind])?;
         server.wait_line("serving")?;
-        let address = format!("{}:{}", to.ip, ZONE_20.port);
+        let address = family.at(&family.of(to), ZONE_20.port);
         let argv = [
             program.as_str(),
             "tcp-client",
@@ -247,12 +287,12 @@ impl Twin {
 
 /// One node takes over a policy that forbids the stream: its kernel aborts its end, and the other end is
 /// reset.
-fn forbidden_on(cluster: &mut Cluster, judge: &str) -> TestResult {
+fn forbidden_on(cluster: &mut Cluster, judge: &str, family: Family) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
     let node = cluster.node(judge)?;
-    let stream = Stream::start(colby, munster, ZONE_10)?;
-    let twin = Twin::start(colby, munster)?;
+    let stream = Stream::start(colby, munster, ZONE_10, family)?;
+    let twin = Twin::start(colby, munster, family)?;
     let before = Counters::of(node)?;
     enforce(cluster, &[judge], &forbidding("enforcing"))?;
     let after = Counters::of(node)?;
@@ -268,11 +308,11 @@ fn forbidden_on(cluster: &mut Cluster, judge: &str) -> TestResult {
     twin.lost_nothing(cluster)
 }
 
-fn forbidden_within(cluster: &mut Cluster) -> TestResult {
+fn forbidden_within(cluster: &mut Cluster, family: Family) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let colby = cluster.node("colby")?;
-    let stream = Stream::start(colby, colby, ZONE_10)?;
-    let twin = Twin::start(colby, colby)?;
+    let stream = Stream::start(colby, colby, ZONE_10, family)?;
+    let twin = Twin::start(colby, colby, family)?;
     let before = Counters::of(colby)?;
     enforce(cluster, &["colby"], &forbidding("enforcing"))?;
     let after = Counters::of(colby)?;
@@ -285,7 +325,7 @@ fn forbidden_within(cluster: &mut Cluster) -> TestResult {
 fn permissive(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
-    let stream = Stream::start(colby, munster, ZONE_10)?;
+    let stream = Stream::start(colby, munster, ZONE_10, V4)?;
     let before = Counters::of(colby)?;
     enforce(cluster, &NAMES, &forbidding("permissive"))?;
     let after = Counters::of(colby)?;
@@ -294,18 +334,18 @@ fn permissive(cluster: &mut Cluster) -> TestResult {
 }
 
 /// Colby takes munster out of its map.
-fn expelled(cluster: &mut Cluster) -> TestResult {
+fn expelled(cluster: &mut Cluster, family: Family) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
-    let stream = Stream::start(colby, munster, ZONE_10)?;
-    let twin = Twin::start(colby, colby)?;
+    let stream = Stream::start(colby, munster, ZONE_10, family)?;
+    let twin = Twin::start(colby, colby, family)?;
     let before = Counters::of(colby)?;
     ynl(colby, &[json!(["node-del", {"snid": munster.index}])])?.ok()?;
     let after = Counters::of(colby)?;
     check_eq!(after.rise(&before, "flows-aborted")?, 1, "flows aborted");
     stream.acceptor.wait_line(ABORTED)?;
     // The expelled node may go on to send, for itself.
-    let to = format!("{}:{}", colby.ip, ZONE_20.port);
+    let to = family.at(&family.of(colby), ZONE_20.port);
     let client = of_zone(TRAFFIC, ZONE_20);
     let argv = [
         client.as_str(),
@@ -332,8 +372,8 @@ fn expelled(cluster: &mut Cluster) -> TestResult {
 fn receive_withdrawn(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
-    let stream = Stream::start(colby, munster, ZONE_10)?;
-    let twin = Twin::start(colby, munster)?;
+    let stream = Stream::start(colby, munster, ZONE_10, V4)?;
+    let twin = Twin::start(colby, munster, V4)?;
     let own = network("10", "", "10", "send receive connect");
     let no_receive = OWN_10.replace(" receive<", "<");
     enforce(
@@ -349,8 +389,8 @@ fn receive_withdrawn(cluster: &mut Cluster) -> TestResult {
 fn task_set(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
-    let stream = Stream::start(colby, munster, ZONE_10)?;
-    let twin = Twin::start(colby, munster)?;
+    let stream = Stream::start(colby, munster, ZONE_10, V4)?;
+    let twin = Twin::start(colby, munster, V4)?;
     let before = Counters::of(colby)?;
     let change = json!(["task-set", {"pid": stream.acceptor.pid(), "scid": 20}]);
     ynl(colby, &[change])?.ok()?;
@@ -386,13 +426,14 @@ fn ask(
     from: &str,
     zone: Zone,
     protocol: &str,
+    family: Family,
     ms: &str,
 ) -> Result<Output, Failure> {
     let colby = cluster.node("colby")?;
     let program = of_zone(TRAFFIC, ZONE_10);
     let (mode, bind) = (
         format!("{protocol}-server"),
-        format!("0.0.0.0:{REJECT_PORT}"),
+        family.at(family.any, REJECT_PORT),
     );
     let server = colby.spawn(
         &format!("reject-{mode}"),
@@ -401,7 +442,7 @@ fn ask(
     server.wait_line("serving")?;
     let (mode, to) = (
         format!("{protocol}-client"),
-        format!("{}:{REJECT_PORT}", colby.ip),
+        family.at(&family.of(colby), REJECT_PORT),
     );
     let program = of_zone(TRAFFIC, zone);
     let argv = [program.as_str(), &mode, "--to", &to, "--timeout-ms", ms];
@@ -411,17 +452,22 @@ fn ask(
 }
 
 /// Zone 20 is told that it may not reach zone 10, long before its patience ends; zone 10 reaches it.
-fn rejected(cluster: &mut Cluster, from: &str, protocol: &str) -> TestResult {
+fn rejected(cluster: &mut Cluster, from: &str, protocol: &str, family: Family) -> TestResult {
     enforce(cluster, &NAMES, &rejecting("enforcing"))?;
     let colby = cluster.node("colby")?;
     let before = Counters::of(colby)?;
-    // EHOSTUNREACH.
-    ask(cluster, from, ZONE_20, protocol, "60000")?
-        .exits_with(14)?
-        .says("errno=113")?;
+    // EHOSTUNREACH or, for the same message of IPv6, EACCES.
+    let (code, errno) = if family == V4 {
+        (14, "errno=113")
+    } else {
+        (12, "errno=13 ")
+    };
+    ask(cluster, from, ZONE_20, protocol, family, "60000")?
+        .exits_with(code)?
+        .says(errno)?;
     let after = Counters::of(colby)?;
     check!(after.rise(&before, "rejected")? > 0, "none was answered");
-    ask(cluster, from, ZONE_10, protocol, "60000")?
+    ask(cluster, from, ZONE_10, protocol, family, "60000")?
         .ok()?
         .says("result=ok")?;
     let twin = Counters::of(colby)?;
@@ -429,12 +475,12 @@ fn rejected(cluster: &mut Cluster, from: &str, protocol: &str) -> TestResult {
     Ok(())
 }
 
-fn dropped(cluster: &mut Cluster, protocol: &str) -> TestResult {
+fn dropped(cluster: &mut Cluster, protocol: &str, family: Family) -> TestResult {
     let policy = rejecting("enforcing").replace(" refusal=\"reject\"", "");
     enforce(cluster, &NAMES, &policy)?;
     let colby = cluster.node("colby")?;
     let before = Counters::of(colby)?;
-    ask(cluster, "munster", ZONE_20, protocol, "2500")?
+    ask(cluster, "munster", ZONE_20, protocol, family, "2500")?
         .exits_with(11)?
         .says("result=timeout")?;
     check_eq!(
@@ -449,7 +495,7 @@ fn permissive_reject(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &NAMES, &rejecting("permissive"))?;
     let colby = cluster.node("colby")?;
     let before = Counters::of(colby)?;
-    ask(cluster, "munster", ZONE_20, "udp", "60000")?
+    ask(cluster, "munster", ZONE_20, "udp", V4, "60000")?
         .ok()?
         .says("result=ok")?;
     let after = Counters::of(colby)?;
@@ -485,7 +531,7 @@ fn unload_refused(cluster: &mut Cluster) -> TestResult {
         .exits_with(1)?
         .says("in use")?;
     // It goes on as if it had not been asked.
-    ask(cluster, "colby", ZONE_20, "tcp", "1500")?.exits_with(11)?;
+    ask(cluster, "colby", ZONE_20, "tcp", V4, "1500")?.exits_with(11)?;
     Ok(())
 }
 

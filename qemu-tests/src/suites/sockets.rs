@@ -3,7 +3,7 @@
 //! and what a socket remembers of an earlier flow or policy. Each `...-denied` has a twin `...-ok` with the same
 //! steps. No servers; a native helper does the steps.
 
-use crate::cluster::{Cluster, NodeSpec};
+use crate::cluster::{Cluster, NodeSpec, address6};
 use crate::enrol::{enrol, load, members, requests, ynl};
 use crate::fault::Failure;
 use crate::label::Label;
@@ -54,8 +54,13 @@ const TESTS: &[Test] = tests! {
     "descriptor-within-a-zone-ok" => descriptor_within,
     "pidfd-getfd-from-another-zone-denied" => |c| getfd(c, "trace"),
     "pidfd-getfd-by-permission-ok" => |c| getfd(c, "trace use_fd"),
-    "stream-of-another-zone-denied" => foreign_stream_denied,
-    "stream-of-the-own-zone-ok" => own_stream,
+    "stream-of-another-zone-denied" => |c| foreign_stream_denied(c, PLAIN, &[&READS, &WRITES]),
+    "stream-of-the-own-zone-ok" => |c| own_stream(c, PLAIN, &[&READS, &WRITES]),
+    "ipv6-stream-of-another-zone-denied" => |c| foreign_stream_denied(c, PLAIN6, &[&READS, &WRITES]),
+    "ipv6-stream-of-the-own-zone-ok" => |c| own_stream(c, PLAIN6, &[&READS, &WRITES]),
+    "ktls-stream-of-another-zone-denied" => |c| foreign_stream_denied(c, KTLS, &[&KTLS_WAYS]),
+    "ktls-stream-of-the-own-zone-ok" => |c| own_stream(c, KTLS, &[&KTLS_WAYS]),
+    "ktls-stream-to-another-zone-denied" => ktls_denied,
     "stream-of-another-zone-by-permission-ok" => foreign_stream_allowed,
     "io-uring-to-another-zone-denied" => uring_denied,
     "io-uring-within-a-zone-ok" => uring_allowed,
@@ -64,14 +69,21 @@ const TESTS: &[Test] = tests! {
     "raw-fragment-of-a-zone-denied" => raw_fragment,
     "raw-socket-sees-no-packets-of-another-zone-denied" => |c| raw_sees(c, false),
     "raw-socket-sees-packets-by-permission-ok" => |c| raw_sees(c, true),
+    "raw-ipv6-packet-carries-no-label-denied" => |c| raw6(c, false),
+    "raw-ipv6-packet-to-who-hears-outside-ok" => |c| raw6(c, true),
+    "ping-over-ipv6-without-permission-denied" => |c| ping6(c, false),
+    "ping-over-ipv6-by-permission-ok" => |c| ping6(c, true),
     "ping-to-outside-denied" => |c| ping(c, false),
     "ping-to-a-node-ok" => |c| ping(c, true),
     "sockets-without-labels-denied" => families_denied,
     "sockets-without-labels-of-default-ok" => families_of_default,
-    "multicast-sent-without-permission-denied" => multicast_unsent,
-    "multicast-received-without-permission-denied" => multicast_unreceived,
+    "multicast-sent-without-permission-denied" => |c| multicast_unsent(c, GROUP),
+    "multicast-received-without-permission-denied" => |c| multicast_unreceived(c, &[GROUP, BROADCAST]),
     "multicast-by-permission-ok" => |c| multicast_passes(c, GROUP),
-    "broadcast-sent-without-permission-denied" => broadcast_unsent,
+    "multicast-over-ipv6-sent-without-permission-denied" => |c| multicast_unsent(c, GROUP6),
+    "multicast-over-ipv6-received-without-permission-denied" => |c| multicast_unreceived(c, &[GROUP6]),
+    "multicast-over-ipv6-by-permission-ok" => |c| multicast_passes(c, GROUP6),
+    "broadcast-sent-without-permission-denied" => |c| multicast_unsent(c, BROADCAST),
     "broadcast-by-permission-ok" => |c| multicast_passes(c, BROADCAST),
     "network-namespace-to-another-zone-denied" => |c| namespace(c, "20"),
     "network-namespace-within-a-zone-ok" => |c| namespace(c, "10"),
@@ -84,6 +96,7 @@ const OUTSIDE: &str = "10.77.0.102";
 /// The same, over IPv6.
 const OUTSIDE6: &str = "fd00:77::102";
 const GROUP: &str = "239.7.7.7:7016";
+const GROUP6: &str = "[ff05::7:7]:7016";
 const BROADCAST: &str = "10.77.0.255:7016";
 /// A process in munster's other network namespace.
 const INNER: &str = "10.78.0.2";
@@ -139,7 +152,8 @@ fn setup(cluster: &mut Cluster) -> TestResult {
             node.run(&["setfattr", "-n", "security.dsi", "-v", zone, &copy])?
                 .ok()?;
         }
-        node.sh("ip route add 224.0.0.0/4 dev eth0 && \
+        // A zone has the kernel load nothing for it.
+        node.sh("modprobe tls && ip route add 224.0.0.0/4 dev eth0 && \
              echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")?
             .ok()?;
     }
@@ -162,8 +176,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     enrol(cluster, &NAMES, 1)?;
     // Addresses that are routed without NAT belong to the node that they are on.
     let key = crate::enrol::pair_key(2, 1, 1);
-    let of_munster = [munster.ip.to_string(), INNER.to_owned()];
-    let mut node = serde_json::json!({"snid": 1, "address": of_munster});
+    let mut node = serde_json::json!({"snid": 1, "address": of_munster(munster)});
     ynl(munster, &[serde_json::json!(["node-set", node])])?.ok()?;
     node["key-epoch"] = 1.into();
     node["tx-key"] = crate::enrol::hex(&key).into();
@@ -171,6 +184,15 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     let regime = Regime::establish(cluster, &NAMES)?;
     cluster.kept = Some(Box::new(regime));
     Ok(())
+}
+
+/// Munster's addresses, of either family and in its other network namespace.
+fn of_munster(munster: &Node) -> [String; 3] {
+    [
+        munster.ip.to_string(),
+        address6(munster.index).to_string(),
+        INNER.to_owned(),
+    ]
 }
 
 fn program(zone: &str) -> String {
@@ -414,12 +436,8 @@ fn unlabelled_segment(cluster: &mut Cluster) -> TestResult {
     ynl(munster, &requests(1, &members(cluster, &NAMES)?, 1))?.ok()?;
     server.wait_line("recv ok second")?;
     check_eq!(client.join()?, Some(0), "exit code");
-    let of_munster = [munster.ip.to_string(), INNER.to_owned()];
-    ynl(
-        munster,
-        &[serde_json::json!(["node-set", {"snid": 1, "address": of_munster}])],
-    )?
-    .ok()?;
+    let whole = serde_json::json!({"snid": 1, "address": of_munster(munster)});
+    ynl(munster, &[serde_json::json!(["node-set", whole])])?.ok()?;
     Ok(())
 }
 
@@ -676,57 +694,156 @@ const WRITES: [&str; 5] = [
     "ring,r,2 ringsend,r,a,more",
 ];
 
-/// A process of zone 10 connects, and a program of another zone goes on with its stream, once for each of these.
-fn streams(
-    cluster: &Cluster,
-    zone: &str,
-    ways: &[&str],
-    mut judge: impl FnMut(&str, Output) -> TestResult,
-) -> TestResult {
-    let (munster, colby) = nodes(cluster)?;
-    for way in ways {
-        let _server = start(
+/// A kind of stream: family, any address of it, colby's, and what both ends do with it before its first byte.
+struct Kind {
+    family: &'static str,
+    any: &'static str,
+    colby: &'static str,
+    begin: &'static str,
+}
+
+const PLAIN: Kind = Kind {
+    family: "2",
+    any: "0.0.0.0",
+    colby: "10.77.0.2",
+    begin: "",
+};
+const PLAIN6: Kind = Kind {
+    family: "10",
+    any: "[::]",
+    colby: "[fd77::2]",
+    begin: "",
+};
+const KTLS: Kind = Kind {
+    begin: "ktls",
+    ..PLAIN
+};
+/// What the kernel's TLS has: neither MSG_ZEROCOPY nor TCP_ZEROCOPY_RECEIVE.
+const KTLS_WAYS: [&str; 7] = [
+    "recv,a",
+    "read,a",
+    "splice,a",
+    "ring,r,0 ringrecv,r,a",
+    "send,a,more",
+    "sendfile,a,/etc/hostname",
+    "ring,r,0 ringsend,r,a,more",
+];
+
+impl Kind {
+    /// The step that a socket begins with.
+    fn begin(&self, socket: &str) -> String {
+        match self.begin {
+            "" => String::new(),
+            step => format!("{step},{socket}"),
+        }
+    }
+
+    /// A server of zone 10 that greets and waits for an answer.
+    fn greeter(&self, colby: &Node) -> Result<Process, Failure> {
+        start(
             colby,
             "greeter",
             "10",
-            "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7015 listen,l say,ready accept,c,l send,c,greeting recv,c",
-        )?;
+            &format!(
+                "socket,l,{},1,0 option,l,1,2,1 bind,l,{}:7015 listen,l say,ready accept,c,l {} send,c,greeting recv,c",
+                self.family,
+                self.any,
+                self.begin("c")
+            ),
+        )
+    }
+}
+
+/// A process of zone 10 connects, and a program of another zone goes on with its stream, once for each of these.
+fn streams(
+    cluster: &Cluster,
+    kind: &Kind,
+    zone: &str,
+    ways: &[&str],
+    mut judge: impl FnMut(&str, Output, &Process) -> TestResult,
+) -> TestResult {
+    let (munster, colby) = nodes(cluster)?;
+    for way in ways {
+        let server = kind.greeter(colby)?;
         let output = run(
             munster,
             "10",
             &format!(
-                "socket,a,2,1,0 connect,a,{}:7015 keep,a,9 exec,{} fd,a,9 {way}",
-                colby.ip,
+                "socket,a,{},1,0 connect,a,{}:7015 {} keep,a,9 exec,{} fd,a,9 {way}",
+                kind.family,
+                kind.colby,
+                kind.begin("a"),
                 program(zone)
             ),
         )?;
-        judge(way, output)?;
+        judge(way, output, &server)?;
     }
     Ok(())
 }
 
-fn foreign_stream_denied(cluster: &mut Cluster) -> TestResult {
+fn foreign_stream_denied(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) -> TestResult {
     enforce(cluster, &policy(&[]))?;
-    let ways: Vec<&str> = READS.iter().chain(&WRITES).copied().collect();
-    streams(cluster, "20", &ways, |way, output| {
+    streams(cluster, &kind, "20", &ways.concat(), |way, output, _| {
         let step = way.split_whitespace().last().unwrap_or(way);
         let verb = step.split(',').next().unwrap_or(step);
         fails(output, verb, EACCES)
     })
 }
 
-fn passes(way: &str, output: Output) -> TestResult {
+/// What is read is the greeting, and what is written gets there, under the label that the flow began with.
+fn passes(way: &str, output: Output, server: &Process) -> TestResult {
     let output = output.ok()?;
     if READS.contains(&way) {
         output.says("ok greeting")?;
+    } else {
+        server.wait_line("recv ok ")?;
     }
     Ok(())
 }
 
-fn own_stream(cluster: &mut Cluster) -> TestResult {
+fn own_stream(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) -> TestResult {
     enforce(cluster, &policy(&[]))?;
-    let ways: Vec<&str> = READS.iter().chain(&WRITES).copied().collect();
-    streams(cluster, "10", &ways, passes)
+    let (_, colby) = nodes(cluster)?;
+    let before = Counters::of(colby)?;
+    streams(cluster, &kind, "10", &ways.concat(), passes)?;
+    let refusals = Counters::of(colby)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
+
+/// An encrypted connection is one like others: its zone is judged when it begins, and again when the policy changes.
+fn ktls_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let _server = KTLS.greeter(colby)?;
+    let mark = colby.kernel_mark();
+    run(
+        munster,
+        "20",
+        "socket,a,2,1,0 timeout,a,3000 connect,a,10.77.0.2:7015",
+    )?
+    .exits_with(12)?
+    .says("connect errno=")?;
+    Denial::wait(colby, mark, "denied sscid=20 ssnid=1 tscid=10 tsnid=2 tcp")?
+        .says("reason", "no-permission")?;
+    // Between zones by permission, until that is withdrawn.
+    let with = policy(&[&network("20", "", "10", "connect")]);
+    enforce(cluster, &with)?;
+    let client = start(
+        munster,
+        "ktls-withdrawn",
+        "20",
+        &format!(
+            "socket,a,2,1,0 connect,a,10.77.0.2:7015 ktls,a recv,a say,ready until,{GO} recv,a"
+        ),
+    )?;
+    let before = Counters::of(colby)?;
+    regime::kept::<Regime>(cluster)?.enforce(colby, &policy(&[]))?;
+    let aborted = Counters::of(colby)?.rise(&before, "flows-aborted")?;
+    check_eq!(aborted, 1, "flows aborted");
+    munster.write(GO, "")?;
+    check_eq!(client.join()?, Some(12), "{}", client.output()?);
+    Ok(())
 }
 
 fn foreign_stream_allowed(cluster: &mut Cluster) -> TestResult {
@@ -734,7 +851,7 @@ fn foreign_stream_allowed(cluster: &mut Cluster) -> TestResult {
         cluster,
         &policy(&[&socket_rule("20", "10", "send receive")]),
     )?;
-    streams(cluster, "20", &["splice,a", "send,a,more"], passes)
+    streams(cluster, &PLAIN, "20", &["splice,a", "send,a,more"], passes)
 }
 
 /// Sends by io_uring: by the process itself, by its kernel thread, and with registered credentials.
@@ -883,6 +1000,61 @@ fn raw_sees(cluster: &mut Cluster, granted: bool) -> TestResult {
     Ok(())
 }
 
+/// A raw IPv6 socket sends without a label, so whoever it reaches hears it as *outside*.
+fn raw6(cluster: &mut Cluster, granted: bool) -> TestResult {
+    let unmediated = socket_rule("10", "10", "create_unmediated");
+    let outside = network("outside", "", "10", "send");
+    let mut rules = vec![unmediated.as_str()];
+    rules.extend(granted.then_some(outside.as_str()));
+    enforce(cluster, &policy(&rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        &format!("raw6-{granted}"),
+        "10",
+        "socket,u,10,2,0 bind,u,[::]:7010 say,ready recv,u",
+    )?;
+    let mark = colby.kernel_mark();
+    // The kernel fills in the checksum.
+    run(
+        munster,
+        "10",
+        "socket,r,10,3,17 option,r,255,7,6 udp,r,7010,[fd77::2]:7010,message",
+    )?
+    .ok()?;
+    if granted {
+        receiver.wait_line("recv ok message")?;
+        return Ok(());
+    }
+    Denial::wait(
+        colby,
+        mark,
+        "denied sscid=outside ssnid=0 tscid=10 tsnid=2 udp",
+    )?
+    .says("reason", "no-label")?;
+    check!(receiver.is_running()?, "it ended: {}", receiver.output()?);
+    Ok(())
+}
+
+/// Over IPv6, an ICMP socket is one that carries no label.
+fn ping6(cluster: &mut Cluster, granted: bool) -> TestResult {
+    let unmediated = socket_rule("10", "10", "create_unmediated");
+    let rules: Vec<&str> = granted.then_some(unmediated.as_str()).into_iter().collect();
+    enforce(cluster, &policy(&rules))?;
+    let (munster, _) = nodes(cluster)?;
+    let output = run(
+        munster,
+        "10",
+        "socket,p,10,2,58 timeout,p,3000 ping,p,[fd77::2]",
+    )?;
+    if granted {
+        output.ok()?;
+        Ok(())
+    } else {
+        fails(output, "socket", EACCES)
+    }
+}
+
 fn ping(cluster: &mut Cluster, to_node: bool) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (munster, colby) = nodes(cluster)?;
@@ -943,26 +1115,35 @@ fn families_of_default(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-fn multicast(cluster: &Cluster, to: &str) -> Result<Output, Failure> {
-    let (munster, _) = nodes(cluster)?;
-    run(
-        munster,
-        "10",
-        &format!("socket,u,2,2,0 option,u,1,6,1 send,u,message,{to}"),
-    )
+/// The number of a node's network device.
+fn device(node: &Node) -> Result<String, Failure> {
+    let output = node.run(&["cat", "/sys/class/net/eth0/ifindex"])?.ok()?;
+    Ok(output.stdout.trim().to_owned())
 }
 
-fn member(cluster: &Cluster, name: &str) -> Result<Process, Failure> {
+fn multicast(cluster: &Cluster, to: &str) -> Result<Output, Failure> {
+    let (munster, _) = nodes(cluster)?;
+    let socket = if to == GROUP6 {
+        // Groups are reached by every device: by this one.
+        format!("socket,u,10,2,0 option,u,41,17,{}", device(munster)?)
+    } else {
+        "socket,u,2,2,0 option,u,1,6,1".to_owned()
+    };
+    run(munster, "10", &format!("{socket} send,u,message,{to}"))
+}
+
+fn member(cluster: &Cluster, name: &str, to: &str) -> Result<Process, Failure> {
     let (_, colby) = nodes(cluster)?;
-    start(
-        colby,
-        name,
-        "10",
-        &format!(
-            "socket,u,2,2,0 bind,u,0.0.0.0:7016 join,u,239.7.7.7,{} say,ready recv,u",
+    let socket = if to == GROUP6 {
+        let device = device(colby)?;
+        format!("socket,u,10,2,0 bind,u,[::]:7016 join,u,ff05::7:7,{device}")
+    } else {
+        format!(
+            "socket,u,2,2,0 bind,u,0.0.0.0:7016 join,u,239.7.7.7,{}",
             colby.ip
-        ),
-    )
+        )
+    };
+    start(colby, name, "10", &format!("{socket} say,ready recv,u"))
 }
 
 /// What zone 10 may send and receive otherwise has nothing to do with groups.
@@ -982,21 +1163,20 @@ fn multicast_policy(send: bool, receive: bool) -> String {
     policy(&rules)
 }
 
-fn multicast_unsent(cluster: &mut Cluster) -> TestResult {
+fn multicast_unsent(cluster: &mut Cluster, to: &str) -> TestResult {
     enforce(cluster, &multicast_policy(false, true))?;
-    fails(multicast(cluster, GROUP)?, "send", EACCES)
+    fails(multicast(cluster, to)?, "send", EACCES)
 }
 
-fn broadcast_unsent(cluster: &mut Cluster) -> TestResult {
-    enforce(cluster, &multicast_policy(false, true))?;
-    fails(multicast(cluster, BROADCAST)?, "send", EACCES)
-}
-
-fn multicast_unreceived(cluster: &mut Cluster) -> TestResult {
+fn multicast_unreceived(cluster: &mut Cluster, groups: &[&str]) -> TestResult {
     enforce(cluster, &multicast_policy(true, false))?;
     let (_, colby) = nodes(cluster)?;
-    let member = member(cluster, "member-denied")?;
-    for to in [GROUP, BROADCAST] {
+    let member = member(
+        cluster,
+        &format!("member-denied-{}", groups.len()),
+        groups[0],
+    )?;
+    for to in groups {
         let mark = colby.kernel_mark();
         let before = Counters::of(colby)?;
         multicast(cluster, to)?.ok()?;
@@ -1016,7 +1196,7 @@ fn multicast_unreceived(cluster: &mut Cluster) -> TestResult {
 
 fn multicast_passes(cluster: &mut Cluster, to: &str) -> TestResult {
     enforce(cluster, &multicast_policy(true, true))?;
-    let member = member(cluster, "member")?;
+    let member = member(cluster, "member", to)?;
     multicast(cluster, to)?.ok()?;
     member.wait_line("recv ok message")?;
     Ok(())
