@@ -4,10 +4,11 @@
 //! limits, so that whoever is refused cannot flood either. Callable where packets are handled;
 //! never sleeps, never decides, and never says more of a packet than addresses, ports and labels.
 
+use crate::counters::{self, Event};
 use crate::engine::{Class, Peer, Reason, ScId};
 use crate::netlink::text::Text;
-use crate::state::policy;
-use crate::sys::audit::{self as sys, Channel};
+use crate::state::{nodes, policy};
+use crate::sys::audit::{self as sys, Channel, Origin};
 pub(crate) use crate::sys::audit::{current, Comm};
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
@@ -64,18 +65,21 @@ pub(crate) fn init() {
 pub(crate) fn denial(denial: &Denial<'_>) {
     let id = LAST_ID.fetch_add(1, Ordering::Relaxed) + 1;
     let version = policy::version();
-    let kind = kind(denial);
-    if sys::admit(Channel::Log, kind) {
+    let source = proven(denial);
+    let (origin, kind) = (origin(source), kind(denial, source));
+    if sys::admit(Channel::Log, origin, kind) {
         let held = LINES_HELD.swap(0, Ordering::Relaxed);
         write_line(denial, version, held);
     } else {
         LINES_HELD.fetch_add(1, Ordering::Relaxed);
+        counters::add(Event::LineHeld);
     }
     if !sys::listening() {
         return;
     }
-    if !sys::admit(Channel::Event, kind) {
+    if !sys::admit(Channel::Event, origin, kind) {
         EVENTS_HELD.fetch_add(1, Ordering::Relaxed);
+        counters::add(Event::EventHeld);
         return;
     }
     let held = EVENTS_HELD.swap(0, Ordering::Relaxed);
@@ -90,15 +94,33 @@ pub(crate) fn policy_changed() {
     sys::send_policy_changed(id, policy::mode().number(), policy::version());
 }
 
-/// Denials that differ in this have limits of their own. Who sent a packet counts only if it is
-/// proven: otherwise a forger who claims another name each time uses up what all share.
-fn kind(denial: &Denial<'_>) -> u32 {
-    let source = match denial.reason {
-        Reason::BadMac | Reason::WrongSource | Reason::UnknownNode | Reason::UnknownEpoch => {
-            Peer::OUTSIDE
-        }
+/// Who acts, if that is proven: otherwise a forger who claims another name each time uses up what all
+/// share.
+fn proven(denial: &Denial<'_>) -> Peer {
+    match denial.reason {
+        Reason::BadMac
+        | Reason::WrongSource
+        | Reason::UnknownNode
+        | Reason::UnknownEpoch
+        | Reason::NoMemory => Peer::OUTSIDE,
         _ => denial.source,
-    };
+    }
+}
+
+/// Whose budget it is told from. Who can make labels of one node can claim every ScID under them, but
+/// no other node's.
+fn origin(source: Peer) -> Origin {
+    if source == Peer::OUTSIDE {
+        Origin::Strangers
+    } else if source.snid == nodes::own() {
+        Origin::Own
+    } else {
+        Origin::Node(source.snid)
+    }
+}
+
+/// Denials that differ in this have limits of their own.
+fn kind(denial: &Denial<'_>, source: Peer) -> u32 {
     let mut kind = denial.reason.number() << 8 | denial.class.number();
     for part in [
         source.scid.0,

@@ -25,6 +25,10 @@ pub(crate) enum Event {
     Lost,
     /// A packet was kept from leaving, for a reason that is counted, too.
     OutRefused,
+    /// A line of the log was held back: too many before it.
+    LineHeld,
+    /// An event likewise.
+    EventHeld,
     /// One for each reason: refused.
     Refused,
 }
@@ -46,6 +50,8 @@ const NAMES: [&str; REFUSED as usize] = [
     "socket-adopted",
     "socket-lost",
     "out-refused",
+    "log-held",
+    "events-held",
 ];
 
 /// It has happened once more.

@@ -14,42 +14,68 @@
 #include "genl.h"
 
 #define KINDS_BITS 6
+#define NODES 256
 
 /*
  * Each kind of denial has a budget of its own, so that a flood of one cannot hide another; all
- * together have one too.
+ * together have one too. So that nobody who sends packets can use that up by making denials of many
+ * kinds, each node whose labels are proven has a part of it, and all who prove nothing have one
+ * together. Nodes whose SnIDs differ by a multiple of NODES share theirs.
  */
 struct channel {
 	struct ratelimit_state all;
+	struct ratelimit_state strangers;
+	struct ratelimit_state node[NODES];
 	struct ratelimit_state kind[1 << KINDS_BITS];
 };
 
 static struct channel channels[2];
 
-static void channel_init(struct channel *channel, int interval, int each, int all)
+static void budget(struct ratelimit_state *state, int interval, int burst)
+{
+	ratelimit_state_init(state, interval, burst);
+	ratelimit_set_flags(state, RATELIMIT_MSG_ON_RELEASE);
+}
+
+static void channel_init(struct channel *channel, int interval, int all)
 {
 	unsigned int i;
 
-	ratelimit_state_init(&channel->all, interval, all);
-	ratelimit_set_flags(&channel->all, RATELIMIT_MSG_ON_RELEASE);
-	for (i = 0; i < ARRAY_SIZE(channel->kind); i++) {
-		ratelimit_state_init(&channel->kind[i], interval, each);
-		ratelimit_set_flags(&channel->kind[i], RATELIMIT_MSG_ON_RELEASE);
-	}
+	budget(&channel->all, interval, all);
+	budget(&channel->strangers, interval, all * 2 / 5);
+	for (i = 0; i < ARRAY_SIZE(channel->node); i++)
+		budget(&channel->node[i], interval, all / 5);
+	for (i = 0; i < ARRAY_SIZE(channel->kind); i++)
+		budget(&channel->kind[i], interval, all / 10);
 }
 
 void dsm_audit_init(void)
 {
-	channel_init(&channels[DSM_AUDIT_LOG], 5 * HZ, 10, 100);
-	channel_init(&channels[DSM_AUDIT_EVENT], HZ, 100, 1000);
+	channel_init(&channels[DSM_AUDIT_LOG], 5 * HZ, 100);
+	channel_init(&channels[DSM_AUDIT_EVENT], HZ, 1000);
 }
 
-/* Whether one more of this kind may go out now. Any context but NMI. */
-bool dsm_audit_admit(u32 channel, u32 kind)
+static struct ratelimit_state *budget_of(struct channel *c, u32 origin)
+{
+	switch (origin) {
+	case DSM_AUDIT_OWN:
+		return NULL;
+	case DSM_AUDIT_STRANGERS:
+		return &c->strangers;
+	default:
+		return &c->node[origin % NODES];
+	}
+}
+
+/* Whether one more of this kind, from there, may go out now. Any context but NMI. */
+bool dsm_audit_admit(u32 channel, u32 origin, u32 kind)
 {
 	struct channel *c = &channels[channel == DSM_AUDIT_LOG ? DSM_AUDIT_LOG : DSM_AUDIT_EVENT];
+	struct ratelimit_state *theirs = budget_of(c, origin);
 
-	return ___ratelimit(&c->kind[hash_32(kind, KINDS_BITS)], __func__) &&
+	/* What has no budget left of its own takes nothing from what is shared. */
+	return (!theirs || ___ratelimit(theirs, __func__)) &&
+	       ___ratelimit(&c->kind[hash_32(kind, KINDS_BITS)], __func__) &&
 	       ___ratelimit(&c->all, __func__);
 }
 

@@ -5,6 +5,7 @@
 
 use super::bindings::{self, dsm_nl_address, dsm_nl_blob, dsm_nl_event};
 use crate::audit::Denial;
+use crate::engine::SnId;
 use core::net::IpAddr;
 
 /// Where a denial is told.
@@ -17,6 +18,17 @@ pub(crate) enum Channel {
     Event = bindings::DSM_AUDIT_EVENT,
 }
 
+/// Whose budget a denial is told from.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin {
+    /// Nobody's in particular: a process of this node's.
+    Own,
+    /// That of all who send packets and prove nothing.
+    Strangers,
+    /// That of a node whose label was proven.
+    Node(SnId),
+}
+
 /// Name of a process, zero-padded.
 pub(crate) type Comm = [u8; bindings::DSM_NL_COMM as usize];
 
@@ -26,10 +38,15 @@ pub(crate) fn init() {
     unsafe { bindings::dsm_audit_init() };
 }
 
-/// Whether one more denial of this kind may be told.
-pub(crate) fn admit(channel: Channel, kind: u32) -> bool {
+/// Whether one more denial of this kind, from there, may be told.
+pub(crate) fn admit(channel: Channel, origin: Origin, kind: u32) -> bool {
+    let origin = match origin {
+        Origin::Own => bindings::DSM_AUDIT_OWN,
+        Origin::Strangers => u32::MAX,
+        Origin::Node(snid) => snid.get(),
+    };
     // SAFETY: any context but NMI.
-    unsafe { bindings::dsm_audit_admit(channel as u32, kind) }
+    unsafe { bindings::dsm_audit_admit(channel as u32, origin, kind) }
 }
 
 /// Id and name of the current process.

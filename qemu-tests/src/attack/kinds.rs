@@ -37,6 +37,9 @@ pub struct Makes {
     pub reassembly: [&'static str; 2],
 }
 
+/// The kind that is all that a claimant makes.
+pub const CLAIMS: &str = "members-label-of-another-zone";
+
 /// One in so many leaves fragments behind that wait for the rest for a minute at most.
 pub const INCOMPLETE_EACH: u64 = 2048;
 
@@ -48,8 +51,11 @@ pub fn attack(makes: &Makes, plan: &Plan, number: u64, rng: &mut Rng) -> Attack 
             return attack;
         }
     }
-    let member = plan.sender == Sender::Member;
-    let usable = |(_, _, keyed, _): &&Kind| member || !keyed;
+    let usable = |(name, _, keyed, _): &&Kind| match plan.sender {
+        Sender::Stranger => !keyed,
+        Sender::Member => true,
+        Sender::Claimant => *name == CLAIMS,
+    };
     let all: u32 = makes.kinds.iter().filter(usable).map(|kind| kind.1).sum();
     loop {
         let mut at = rng.u32(..all);

@@ -83,6 +83,8 @@ pub enum Sender {
     Stranger,
     /// Root of a member node: it has that node's keys.
     Member,
+    /// The same, who under his own node's label claims one zone after the other, and does nothing else.
+    Claimant,
 }
 
 /// A running TCP connection that segments are slipped into.

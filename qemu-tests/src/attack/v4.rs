@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use fastrand::Rng;
 
 use super::fate::{Ends, TCP, UDP, checksum, code, fate};
-use super::kinds::{INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
+use super::kinds::{CLAIMS, INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
 use super::{
     COLBY, EPOCH, FLOW_PORT, MEMBER, MUNSTER, OPEN_PORT, Plan, RECEIVER, SECOND, SEEN_PORTS,
     STRANGER, ZONE, ZONE_PORTS,
@@ -177,7 +177,7 @@ const KINDS: &[Kind] = &[
     ("copy", 12, false, copy),
     ("copied-label-other-data", 12, false, other_data),
     ("members-label-of-another-node", 30, true, another_node),
-    ("members-label-of-another-zone", 60, true, another_zone),
+    (CLAIMS, 60, true, another_zone),
     ("members-label-of-another-epoch", 20, true, another_epoch),
     ("members-label-of-the-kernel", 30, true, kernels),
     (

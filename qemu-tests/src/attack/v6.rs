@@ -6,7 +6,7 @@ use fastrand::Rng;
 
 use super::fate::{Ends, TCP, UDP, code};
 use super::fate6::{DEST, FRAGMENT, HOP, LEN, OPTION, ROUTING, fate, reassembled};
-use super::kinds::{INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
+use super::kinds::{CLAIMS, INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
 use super::{
     COLBY, EPOCH, FLOW_PORT, MEMBER6, MUNSTER, OPEN_PORT, Plan, RECEIVER6, SECOND6, SEEN_PORTS,
     STRANGER6, ZONE, ZONE_PORTS, local,
@@ -248,7 +248,7 @@ const KINDS: &[Kind] = &[
     ("copy", 12, false, copy),
     ("copied-label-other-data", 12, false, other_data),
     ("members-label-of-another-node", 30, true, another_node),
-    ("members-label-of-another-zone", 60, true, another_zone),
+    (CLAIMS, 60, true, another_zone),
     ("members-label-of-another-epoch", 20, true, another_epoch),
     ("members-label-of-the-kernel", 30, true, kernels),
     (

@@ -19,7 +19,7 @@ use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str =
-    "usage: dsi-attack send member|stranger ipv4|ipv6 SEED FRAMES MAC PORT NEXT ACKNOWLEDGED <SOCKET
+    "usage: dsi-attack send member|claimant|stranger ipv4|ipv6 SEED FRAMES MAC PORT NEXT ACKNOWLEDGED <SOCKET
        dsi-attack receive UDP-PORT...
        dsi-attack hold ADDRESS FILE NAME
        dsi-attack say FROM-PORT ADDRESS PORT TEXT";
@@ -61,6 +61,7 @@ fn plan(sender: &str, family: &str, words: &[&str]) -> Result<Plan, Error> {
         frames: frames.parse()?,
         sender: match sender {
             "member" => Sender::Member,
+            "claimant" => Sender::Claimant,
             "stranger" => Sender::Stranger,
             _ => return Err(USAGE.into()),
         },

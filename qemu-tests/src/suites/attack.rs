@@ -52,6 +52,10 @@ pub const SUITE: Suite = Suite {
             run: |cluster| flood(cluster, "colby", Sender::Member, Family::V6),
         },
         Test {
+            name: "flood-of-claims-leaves-room-in-the-log-ok",
+            run: claims,
+        },
+        Test {
             name: "rightful-sender-after-ok",
             run: |cluster| twin(cluster, "after"),
         },
@@ -322,12 +326,83 @@ fn send(
         .ok()
 }
 
+/// What of all refusals the kernel's log tells of one node in five seconds, at most: its part of the limit, which may
+/// be used up at the end of one such time and again at the beginning of the next.
+const TOLD: usize = 2 * 20;
+
+/// A member's root claims more zones than the log has room for. It tells of his node no more than of any node, how much
+/// it has left out, and of somebody else's refusal meanwhile.
+fn claims(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = regime::kept(cluster)?;
+    let munster = cluster.node("munster")?;
+    let plan = Plan {
+        seed: 2026,
+        frames: 5000,
+        sender: Sender::Claimant,
+        family: Family::V4,
+        mac: kept.mac,
+        running: kept.running[0],
+    };
+    let (before, mark) = (Counters::of(munster)?, munster.kernel_mark());
+    send(cluster, "colby", plan, &kept.text, ["claimant", "ipv4"])?;
+    munster.sh(&format!(
+        "dsi-attack say {RIGHTFUL} munster {} forged",
+        ZONE_PORTS[0]
+    ))?;
+    munster.wait_kernel_line(mark, "dsm: denied sscid=2 ssnid=1 tscid=10")?;
+    let after = Counters::of(munster)?;
+    let refused: u64 = after.refusals(&before)?.values().sum();
+    let held = after.rise(&before, "log-held")?;
+    let lines: Vec<String> = munster.kernel_lines_since(mark);
+    let denials: Vec<&String> = lines
+        .iter()
+        .filter(|line| line.contains("dsm: denied"))
+        .collect();
+    check_eq!(
+        denials.len() as u64 + held,
+        refused,
+        "lines and those held back"
+    );
+    let seconds = |line: &str| -> Option<f64> {
+        let stamp = line.split_once('[')?.1.split_once(']')?.0;
+        stamp.trim().parse().ok()
+    };
+    let mut times = Vec::new();
+    for line in denials.iter().filter(|line| line.contains(" ssnid=2 ")) {
+        times.push(
+            seconds(line)
+                .ok_or_else(|| Failure::new(format!("no time of the kernel's: {line}")))?,
+        );
+    }
+    check!(
+        held > 10 * times.len() as u64 && !times.is_empty(),
+        "{} lines, {held} held back: nothing was to be shared",
+        times.len()
+    );
+    for (index, begin) in times.iter().enumerate() {
+        let within = times[index..]
+            .iter()
+            .take_while(|time| **time < begin + 5.0)
+            .count();
+        check!(
+            within <= TOLD,
+            "{within} lines of one node's within five seconds of {begin}"
+        );
+    }
+    println!(
+        "     {refused} refused, {} told, of which of the claimant {}",
+        denials.len(),
+        times.len()
+    );
+    Ok(())
+}
+
 fn flood(cluster: &mut Cluster, node: &str, sender: Sender, family: Family) -> TestResult {
     let kept: &Kept = regime::kept(cluster)?;
     let munster = cluster.node("munster")?;
     let (name, seed) = match sender {
         Sender::Stranger => ("stranger", 2002),
-        Sender::Member => ("member", 2004),
+        Sender::Member | Sender::Claimant => ("member", 2004),
     };
     let over = match family {
         Family::V4 => "ipv4",
