@@ -25,6 +25,8 @@ pub(crate) enum Event {
     Lost,
     /// A packet was kept from leaving, for a reason that is counted, too.
     OutRefused,
+    /// A socket was not made because there were too many.
+    Full,
     /// A line of the log was held back: too many before it.
     LineHeld,
     /// An event likewise.
@@ -50,6 +52,7 @@ const NAMES: [&str; REFUSED as usize] = [
     "socket-adopted",
     "socket-lost",
     "out-refused",
+    "sockets-full",
     "log-held",
     "events-held",
 ];

@@ -3,8 +3,10 @@
 //! What is known of each TCP and UDP socket: whose it is, what it is to the policy, and what was
 //! decided last. A socket without an entry is older than the module and of the default zone.
 
+use crate::counters::{self, Event};
 use crate::engine::{Peer, Policy, ScId, SnId};
 use crate::sys::net::{Family, HeldSock, SockRef};
+use crate::sys::params;
 use crate::sys::ptrmap::{self, Context, Held, PtrMap};
 use crate::sys::seqcell::SeqCell;
 use crate::sys::sockets as live;
@@ -123,8 +125,29 @@ fn forget_lost(sock: SockRef<'_>) {
     }
 }
 
+/// Set from when there is no room until there is some again, so that each time is told once.
+static FULL: AtomicBool = AtomicBool::new(false);
+
+/// Whether there may be one more, for all but the kernel and the management.
+fn room(owner: ScId) -> Result {
+    let most = u64::from(params::sockets());
+    let count = SOCKETS.count() + OTHERS.count();
+    if count < most || owner.is_exempt() {
+        if FULL.load(Ordering::Relaxed) && count < most - most / 8 {
+            FULL.store(false, Ordering::Relaxed);
+        }
+        return Ok(());
+    }
+    counters::add(Event::Full);
+    if !FULL.swap(true, Ordering::Relaxed) {
+        pr_warn!("there are {count} sockets, and state is kept of {most} at most: no further ones are made\n");
+    }
+    Err(ENOMEM)
+}
+
 /// Makes the entry of a new socket.
 pub(crate) fn insert(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
+    room(owner)?;
     SOCKETS.insert(sock.key(), Socket::new(owner, true), context)
 }
 
@@ -160,6 +183,7 @@ pub(crate) fn own(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
     if owner == ScId::DEFAULT {
         return Ok(());
     }
+    room(owner)?;
     OTHERS.insert(sock.key(), owner, context)
 }
 

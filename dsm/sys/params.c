@@ -23,3 +23,7 @@ MODULE_PARM_DESC(anchor, "path of the policy signers' certificate (DER)");
 bool dsm_param_unload;
 module_param_named(unload, dsm_param_unload, bool, 0444);
 MODULE_PARM_DESC(unload, "may be unloaded whatever the policy in force says");
+
+unsigned int dsm_param_sockets = 1 << 20;
+module_param_named(sockets, dsm_param_sockets, uint, 0444);
+MODULE_PARM_DESC(sockets, "sockets that state is kept of at most; further ones are not made");

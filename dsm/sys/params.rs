@@ -23,6 +23,12 @@ pub(crate) fn unload() -> bool {
     unsafe { bindings::dsm_param_unload }
 }
 
+/// How many sockets have state, at most, when another one is made.
+pub(crate) fn sockets() -> u32 {
+    // SAFETY: as in `hooks_only`.
+    unsafe { bindings::dsm_param_sockets }
+}
+
 /// The path of the policy signers' certificate, if one was given.
 pub(crate) fn anchor() -> Option<&'static CStr> {
     // SAFETY: as in `hooks_only`.

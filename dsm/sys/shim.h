@@ -20,6 +20,7 @@ extern bool dsm_param_hooks_only;
 extern bool dsm_param_enrolled;
 extern char *dsm_param_anchor;
 extern bool dsm_param_unload;
+extern unsigned int dsm_param_sockets;
 
 /* slots.c: vacant LSM slots, claimed and given back. */
 int dsm_slots_find(const char **missing);

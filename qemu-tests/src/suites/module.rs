@@ -61,6 +61,10 @@ pub const SUITE: Suite = Suite {
             name: "closed-module-denied-until-unloaded-ok",
             run: closed_until_unloaded,
         },
+        Test {
+            name: "socket-beyond-the-limit-denied-until-there-is-room-ok",
+            run: sockets_limit,
+        },
     ],
 };
 
@@ -398,5 +402,40 @@ fn closed_until_unloaded(cluster: &mut Cluster) -> TestResult {
     closed.exits_with(11)?.says("result=timeout")?;
     colby.run(&argv)?.ok()?;
     serving.stop()?;
+    Ok(())
+}
+
+/// Opens sockets up to the limit, one after it, and one after half of them are gone.
+const SOCKETS: &str = "
+import socket
+kept = []
+try:
+    while len(kept) < 1000:
+        kept.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+except OSError as error:
+    print(f'opened={len(kept)} errno={error.errno}')
+del kept[::2]
+kept.append(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
+print('opened again')
+";
+
+fn sockets_limit(cluster: &mut Cluster) -> TestResult {
+    let munster = cluster.node("munster")?;
+    let mark = munster.kernel_mark();
+    load(munster, &["sockets=64"])?;
+    let output = munster.run(&["python3", "-c", SOCKETS]);
+    let after = status(munster);
+    unload(munster)?;
+    // ENOMEM, where a thousand had been asked for; the machine has a few of its own.
+    let output = output?.ok()?.says("errno=12")?;
+    output.says("opened again")?;
+    munster.wait_kernel_line(mark, "state is kept of 64 at most")?;
+    let after = after?;
+    let mut counters = after["counter"].as_array().into_iter().flatten();
+    let refused = counters.find(|counter| counter["name"] == "sockets-full");
+    check!(
+        refused.is_some_and(|counter| counter["value"].as_u64() >= Some(1)),
+        "the refusal was not counted: {after}"
+    );
     Ok(())
 }
