@@ -73,7 +73,7 @@ const RIGHTFUL: u16 = 5600;
 const RECEIVERS: [&str; 2] = ["munster", "fd77::1"];
 /// Names of the connections.
 const FLOWS: [&str; 2] = ["ipv4-flow", "ipv6-flow"];
-/// The file that ends the connections' pause.
+/// The file that ends a connection's pause, but for the connection's name.
 const OVER: &str = "/tmp/over";
 
 /// Opens a packet socket as standard input of a program.
@@ -148,7 +148,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         let connection = in_zone(
             cluster.node("colby")?,
             name,
-            &format!("hold {receiver} {OVER} {name}"),
+            &format!("hold {receiver} {OVER}-{name} {name}"),
         )?;
         connection.wait_line("connected")?;
         zone.wait_line(&format!("report {name}-begins"))?;
@@ -528,8 +528,10 @@ fn account(
 
 fn connections(cluster: &mut Cluster) -> TestResult {
     let kept: &Kept = regime::kept(cluster)?;
-    cluster.node("colby")?.run(&["touch", OVER])?.ok()?;
+    let colby = cluster.node("colby")?;
+    // One after the other: lines are waited for in the order in which they come.
     for (connection, name) in kept.connections.iter().zip(FLOWS) {
+        colby.write(&format!("{OVER}-{name}"), "")?;
         connection.wait_line("said")?;
         let line = kept.zone.wait_line(&format!("report {name}-ends"))?;
         check!(line.ends_with("breaches 0"), "{line}");
