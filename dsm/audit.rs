@@ -47,6 +47,8 @@ pub(crate) struct Denial<'a> {
     pub(crate) rule: u32,
     /// Hook that asked.
     pub(crate) hook: &'a str,
+    /// Number of the system call that needed a part of the machine; 0 if none did.
+    pub(crate) call: u32,
 }
 
 /// Serial number of the last event.
@@ -86,6 +88,20 @@ pub(crate) fn denial(denial: &Denial<'_>) {
     if !sys::send_denial(id, denial, version, held) {
         EVENTS_HELD.fetch_add(held + 1, Ordering::Relaxed);
     }
+}
+
+/// A refusal is told to nobody, because the same one was told lately; the next that is told says how
+/// many were not. Any context.
+pub(crate) fn withhold() {
+    LINES_HELD.fetch_add(1, Ordering::Relaxed);
+    if sys::listening() {
+        EVENTS_HELD.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The time, in seconds. Any context but NMI.
+pub(crate) fn seconds() -> u64 {
+    sys::now() / 1_000_000_000
 }
 
 /// Tells that another policy is in force. Process context.
@@ -216,6 +232,9 @@ fn write_line(denial: &Denial<'_>, version: u64, held: u64) {
             denial.rule,
         ),
     );
+    if denial.call > 0 {
+        let _ = fmt::write(&mut line, format_args!(" syscall={}", denial.call));
+    }
     if held > 0 {
         let _ = fmt::write(&mut line, format_args!(" suppressed={held}"));
     }

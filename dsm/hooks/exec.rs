@@ -9,10 +9,10 @@
 
 use super::{carry_out, refuse, Question, Refused, Verdict};
 use crate::engine::{xattr, Class, Decision, Peer, Reason, ScId, Transition};
-use crate::state::{nodes, policy, tasks};
+use crate::state::{nodes, owners, policy, tasks};
 use crate::sys::net::Sleeper;
 use crate::sys::params;
-use crate::sys::ptrmap;
+use crate::sys::ptrmap::{self, Context};
 use crate::sys::task::{self, Program, TaskRef};
 use kernel::prelude::*;
 
@@ -84,7 +84,10 @@ pub(crate) fn execute(program: &Program<'_>) -> Verdict {
     if transition.scid != parent {
         program.secure();
     }
-    tasks::prepare(task, transition.scid).map_err(|_| Refused)
+    owners::CREDS
+        .try_set(program.credentials().key(), transition.scid, Context::Process)
+        .and_then(|()| tasks::prepare(task, transition.scid))
+        .map_err(|_| Refused)
 }
 
 /// The exec can no longer fail.

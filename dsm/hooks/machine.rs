@@ -8,35 +8,85 @@
 //! a policy everything goes ahead; on an enrolled node what the default zone and the management
 //! do: a node has to be able to start.
 
-use super::{carry_out, is_open, Question, Verdict};
-use crate::engine::{decide, Class, Decision, Peer, ScId, SystemPermission};
+use super::{carry_out, cred, is_open, Question, Verdict};
+use crate::audit;
+use crate::counters;
+use crate::engine::{decide, Class, Decision, Peer, ScId, SystemPermission, Told};
 use crate::state::{self, nodes, policy, tasks};
 use crate::sys::params;
 use crate::sys::ptrmap;
+use crate::sys::task::{self, CredRef};
 
-/// May whoever acts use it? `quiet`: he has not asked to, the kernel wonders what he may.
-pub(crate) fn access(permission: SystemPermission, hook: &'static str, quiet: bool) -> Verdict {
+/// May whoever acts use it?
+pub(crate) fn access(permission: SystemPermission, hook: &'static str) -> Verdict {
     if is_open(state::generation()) {
         return Ok(());
     }
     let subject = ptrmap::read(tasks::current);
-    if subject.is_exempt() {
+    conclude(decide(subject, permission), subject, permission, hook)
+}
+
+/// May these credentials' capability be used for it? `quiet`: nobody has asked to, the kernel wonders
+/// what he may. It asks aloud, too, in the course of calls that go on without, so a refusal is counted
+/// each time, but told once in a while.
+pub(crate) fn capability(
+    permission: SystemPermission,
+    cred: CredRef<'_>,
+    quiet: bool,
+) -> Verdict {
+    let generation = state::generation();
+    if is_open(generation) {
         return Ok(());
     }
+    let subject = ptrmap::read(|held| cred::actor(cred, held));
+    let mut decision = decide(subject, permission);
+    if decision.is_refusal() && decision.audit {
+        if quiet {
+            decision.audit = false;
+        } else if !is_due(subject, permission, generation) {
+            decision.audit = false;
+            counters::add_refusal(decision.reason, !decision.permit);
+            audit::withhold();
+        }
+    }
+    conclude(decision, subject, permission, "capable")
+}
+
+/// Seconds after which the same refusal is told again.
+const PERIOD: u64 = 600;
+
+/// Whether it is to be told that a zone was refused this. In another policy it is told anew.
+#[cold]
+fn is_due(subject: ScId, permission: SystemPermission, generation: u64) -> bool {
+    static TOLD: Told<256> = Told::new();
+    let period = (audit::seconds() / PERIOD) << 8 | generation & 0xFF;
+    TOLD.is_due(subject, permission, task::system_call(), period as u16)
+}
+
+fn decide(subject: ScId, permission: SystemPermission) -> Decision {
+    if subject.is_exempt() {
+        return Decision::PERMIT;
+    }
     let own = nodes::own();
-    let decision = policy::with(|policy, _| match policy {
+    policy::with(|policy, _| match policy {
         Some(policy) => policy.system(subject, own, permission),
         None => decide::system_without_policy(params::enrolled(), subject),
-    });
+    })
+}
+
+fn conclude(
+    decision: Decision,
+    subject: ScId,
+    permission: SystemPermission,
+    hook: &'static str,
+) -> Verdict {
     if !decision.is_refusal() {
         return Ok(());
     }
+    let own = nodes::own();
     let peer = |scid| Peer { scid, snid: own };
     carry_out(
-        Decision {
-            audit: decision.audit && !quiet,
-            ..decision
-        },
+        decision,
         &Question {
             class: Class::System,
             permission: permission.name(),

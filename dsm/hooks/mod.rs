@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod arrival;
+pub(crate) mod cred;
 pub(crate) mod departure;
 pub(crate) mod exec;
 pub(crate) mod machine;
@@ -95,6 +96,11 @@ fn tell(decision: Decision, question: &Question<'_>) {
         comm,
         rule: decision.rule,
         hook: question.hook,
+        call: if question.class == Class::System {
+            task::system_call()
+        } else {
+            0
+        },
     });
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn signal(target: TaskRef<'_>) -> Verdict {
 
 /// The running process says who is to be told by a signal when a file is ready.
 pub(crate) fn owns(file: usize) {
-    owners::set(file, ptrmap::read(tasks::current));
+    owners::FILES.set(file, ptrmap::read(tasks::current));
 }
 
 /// The file is ready. May the task be told, for whoever asked for that? Nobody is at hand to be
@@ -73,7 +73,7 @@ pub(crate) fn ready(file: usize, target: TaskRef<'_>) -> Verdict {
     if is_open(state::generation()) {
         return Ok(());
     }
-    let (owner, target) = ptrmap::read(|held| (owners::get(file, held), scid(target, held)));
+    let (owner, target) = ptrmap::read(|held| (owners::FILES.get(file, held), scid(target, held)));
     match owner {
         Some(owner) => access(
             (owner, target),

@@ -1,62 +1,87 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who asked that a file's readiness be told by signals (`F_SETOWN`): the kernel sends them later, from
-//! wherever it is then. A file without an entry got its owner before the module came.
+//! Whose something is that the kernel uses later, from wherever it is then: a file's readiness that
+//! somebody asked to be told of by signals (`F_SETOWN`), and credentials, with which the kernel acts in
+//! the name of whoever made them. What has no entry is older than the module, or the default zone's.
 
 use crate::engine::ScId;
-use crate::sys::ptrmap::{Context, Held, PtrMap};
+use crate::sys::ptrmap::{self, Context, Held, PtrMap};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::prelude::*;
 
-struct Owner {
-    scid: AtomicU32,
+/// The zones of a kind of object, by the object's address.
+pub(crate) struct Owners<const BITS: u32> {
+    zones: PtrMap<AtomicU32, BITS>,
+    // An entry could not be kept, so that one that is missing says nothing any more.
+    lost: AtomicBool,
 }
 
-static OWNERS: PtrMap<Owner, 8> = PtrMap::new();
-/// An entry could not be kept, so that one that is missing says nothing any more.
-static LOST: AtomicBool = AtomicBool::new(false);
+/// Files, by who asked for their signals.
+pub(crate) static FILES: Owners<8> = Owners::new();
+/// Credentials, by who made them.
+pub(crate) static CREDS: Owners<12> = Owners::new();
 
-/// Makes the table.
+/// Makes the tables.
 pub(crate) fn init() -> Result {
-    LOST.store(false, Ordering::Relaxed);
-    OWNERS.init()
+    FILES.init()?;
+    CREDS.init()
 }
 
-/// Frees the table; no hook runs any more.
+/// Frees the tables; no hook runs any more.
 pub(crate) fn exit() {
-    OWNERS.destroy();
+    CREDS.zones.destroy();
+    FILES.zones.destroy();
 }
 
-/// A process of this ScID has asked. Any context.
-pub(crate) fn set(file: usize, scid: ScId) {
-    let known = crate::sys::ptrmap::read(|held| match OWNERS.get(file, held) {
-        Some(owner) => {
-            owner.scid.store(scid.0, Ordering::Relaxed);
-            true
+impl<const BITS: u32> Owners<BITS> {
+    const fn new() -> Self {
+        Self {
+            zones: PtrMap::new(),
+            lost: AtomicBool::new(false),
         }
-        None => false,
-    });
-    let owner = Owner {
-        scid: AtomicU32::new(scid.0),
-    };
-    if !known && OWNERS.insert(file, owner, Context::Atomic).is_err() {
-        LOST.store(true, Ordering::Relaxed);
     }
-}
 
-/// Who has asked; `None` if that is not known. Any context.
-pub(crate) fn get(file: usize, held: &Held<'_>) -> Option<ScId> {
-    match OWNERS.get(file, held) {
-        Some(owner) => Some(ScId(owner.scid.load(Ordering::Relaxed))),
-        None if LOST.load(Ordering::Relaxed) => None,
-        None => Some(ScId::DEFAULT),
+    fn init(&self) -> Result {
+        self.lost.store(false, Ordering::Relaxed);
+        self.zones.init()
     }
-}
 
-/// The file is no more. Any context.
-#[inline]
-pub(crate) fn forget(file: usize) {
-    if OWNERS.count() != 0 {
-        OWNERS.remove(file);
+    /// It is this zone's; fails if that cannot be kept.
+    pub(crate) fn try_set(&self, object: usize, scid: ScId, context: Context) -> Result {
+        let known = ptrmap::read(|held| match self.zones.get(object, held) {
+            Some(zone) => {
+                zone.store(scid.0, Ordering::Relaxed);
+                true
+            }
+            None => scid == ScId::DEFAULT && !self.lost.load(Ordering::Relaxed),
+        });
+        if known {
+            return Ok(());
+        }
+        self.zones.insert(object, AtomicU32::new(scid.0), context)
+    }
+
+    /// It is this zone's. Any context.
+    pub(crate) fn set(&self, object: usize, scid: ScId) {
+        if self.try_set(object, scid, Context::Atomic).is_err() {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whose it is; `None` if that is not known. Any context.
+    pub(crate) fn get(&self, object: usize, held: &Held<'_>) -> Option<ScId> {
+        match self.zones.get(object, held) {
+            Some(zone) => Some(ScId(zone.load(Ordering::Relaxed))),
+            None if self.lost.load(Ordering::Relaxed) => None,
+            None => Some(ScId::DEFAULT),
+        }
+    }
+
+    /// It is no more. Any context.
+    #[inline]
+    pub(crate) fn forget(&self, object: usize) {
+        if self.zones.count() != 0 {
+            self.zones.remove(object);
+        }
     }
 }

@@ -57,6 +57,12 @@ pub(crate) fn current() -> (u32, Comm) {
     (pid, comm)
 }
 
+/// The time, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    // SAFETY: any context.
+    unsafe { bindings::dsm_audit_now() }
+}
+
 /// Whether anybody listens to events.
 pub(crate) fn listening() -> bool {
     // SAFETY: any context.
@@ -91,8 +97,7 @@ pub(super) fn address(address: IpAddr) -> dsm_nl_address {
 pub(crate) fn send_denial(id: u64, denial: &Denial<'_>, version: u64, suppressed: u64) -> bool {
     let event = dsm_nl_event {
         id,
-        // SAFETY: any context.
-        time_ns: unsafe { bindings::dsm_audit_now() },
+        time_ns: now(),
         policy_version: version,
         suppressed,
         reason: denial.reason.number(),
@@ -122,8 +127,7 @@ pub(crate) fn send_denial(id: u64, denial: &Denial<'_>, version: u64, suppressed
 pub(crate) fn send_policy_changed(id: u64, mode: u32, version: u64) {
     let event = dsm_nl_event {
         id,
-        // SAFETY: any context.
-        time_ns: unsafe { bindings::dsm_audit_now() },
+        time_ns: now(),
         policy_version: version,
         mode,
         ..Default::default()

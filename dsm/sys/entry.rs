@@ -7,9 +7,9 @@ use super::{bindings, errors};
 use super::net::{self, Departure, Packet, Receiver, SockRef, SockView};
 use super::ptrmap::{self, Context, Held};
 use super::system;
-use super::task::{Program, TaskRef};
+use super::task::{CredRef, Program, TaskRef};
 use crate::engine::{ScId, SystemPermission};
-use crate::hooks::{arrival, departure, exec, machine, option, process, socket, unix, Verdict};
+use crate::hooks::{arrival, cred, departure, exec, machine, option, process, socket, unix, Verdict};
 use crate::state::{owners, tasks};
 use core::net::IpAddr;
 use core::ptr::null;
@@ -133,14 +133,9 @@ unsafe fn on_attribute(name: *const c_char) -> c_int {
 
 /// Whoever acts uses a part of the machine, or none.
 #[inline(always)]
-fn on_machine(
-    part: Option<SystemPermission>,
-    hook: &'static str,
-    quiet: bool,
-    error: Error,
-) -> c_int {
+fn on_machine(part: Option<SystemPermission>, hook: &'static str, error: Error) -> c_int {
     match part {
-        Some(part) => errno(machine::access(part, hook, quiet), error),
+        Some(part) => errno(machine::access(part, hook), error),
         None => 0,
     }
 }
@@ -210,18 +205,51 @@ entries! {
     }
 
     fn dsm_hook_capable(
-        _cred: *const bindings::cred,
+        cred: *const bindings::cred,
         ns: *mut bindings::user_namespace,
         capability: c_int,
         options: u32,
     ) -> c_int {
         // SAFETY: the hook's argument.
-        let part = unsafe { system::of_capability(ns, capability) };
-        on_machine(part, "capable", system::is_quiet_capability(options), EPERM)
+        let Some(part) = (unsafe { system::of_capability(ns, capability) }) else {
+            return 0;
+        };
+        // SAFETY: the hook's argument.
+        let cred = unsafe { CredRef::from_raw(cred) };
+        errno(
+            machine::capability(part, cred, system::is_quiet_capability(options)),
+            EPERM,
+        )
+    }
+
+    fn dsm_hook_cred_free(cred: *mut bindings::cred) {
+        // SAFETY: the credentials are freed only after the hook.
+        cred::ended(unsafe { CredRef::from_raw(cred) });
+    }
+
+    fn dsm_hook_cred_prepare(
+        new: *mut bindings::cred,
+        old: *const bindings::cred,
+        _flags: bindings::gfp_t,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        let (new, old) = unsafe { (CredRef::from_raw(new), CredRef::from_raw(old)) };
+        status(cred::prepared(new, old))
+    }
+
+    fn dsm_hook_cred_transfer(new: *mut bindings::cred, old: *const bindings::cred) {
+        // SAFETY: the hook's arguments.
+        let (new, old) = unsafe { (CredRef::from_raw(new), CredRef::from_raw(old)) };
+        cred::transferred(new, old);
+    }
+
+    fn dsm_hook_uring_override_creds(new: *const bindings::cred) -> c_int {
+        // SAFETY: the hook's argument.
+        errno(cred::borrow(unsafe { CredRef::from_raw(new) }), EACCES)
     }
 
     fn dsm_hook_file_free_security(file: *mut bindings::file) {
-        owners::forget(file as usize);
+        owners::FILES.forget(file as usize);
     }
 
     fn dsm_hook_file_set_fowner(file: *mut bindings::file) {
@@ -241,11 +269,11 @@ entries! {
 
     fn dsm_hook_file_open(file: *mut bindings::file) -> c_int {
         // SAFETY: the hook's argument.
-        on_machine(unsafe { system::of_file(file) }, "file_open", false, EACCES)
+        on_machine(unsafe { system::of_file(file) }, "file_open", EACCES)
     }
 
     fn dsm_hook_locked_down(what: u32) -> c_int {
-        on_machine(system::of_lockdown(what), "locked_down", false, EPERM)
+        on_machine(system::of_lockdown(what), "locked_down", EPERM)
     }
 
     fn dsm_hook_bpf(
@@ -255,11 +283,11 @@ entries! {
         kernel: bool,
     ) -> c_int {
         let part = (!kernel).then_some(SystemPermission::Bpf);
-        on_machine(part, "bpf", false, EPERM)
+        on_machine(part, "bpf", EPERM)
     }
 
     fn dsm_hook_perf_event_open(kind: c_int) -> c_int {
-        on_machine(system::of_perf(kind), "perf_event_open", false, EACCES)
+        on_machine(system::of_perf(kind), "perf_event_open", EACCES)
     }
 
     fn dsm_hook_task_kill(
@@ -565,6 +593,10 @@ entries! {
 
     fn dsm_on_thread(thread: *const bindings::task_struct, scid: u32) -> c_int {
         // SAFETY: the shim holds the RCU read lock, so the thread is not freed.
-        status(tasks::set(unsafe { TaskRef::from_raw(thread) }, ScId(scid), Context::Atomic))
+        let thread = unsafe { TaskRef::from_raw(thread) };
+        // SAFETY: as above.
+        let cred = unsafe { thread.credentials() };
+        let kept = owners::CREDS.try_set(cred.key(), ScId(scid), Context::Atomic);
+        status(kept.and_then(|()| tasks::set(thread, ScId(scid), Context::Atomic)))
     }
 }

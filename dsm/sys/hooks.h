@@ -28,9 +28,13 @@ struct user_namespace;
 	H(task_free)						\
 	H(task_alloc)						\
 	H(sk_free_security)					\
+	H(cred_free)						\
+	H(cred_prepare)						\
+	H(cred_transfer)					\
 	H(bprm_creds_from_file)					\
 	H(bprm_committed_creds)					\
 	H(capable)						\
+	H(uring_override_creds)					\
 	H(inode_setxattr)					\
 	H(inode_removexattr)					\
 	H(inode_xattr_skipcap)					\
@@ -66,6 +70,9 @@ struct user_namespace;
 void dsm_hook_task_free(struct task_struct *task);
 int dsm_hook_task_alloc(struct task_struct *task, u64 clone_flags);
 void dsm_hook_sk_free_security(struct sock *sk);
+void dsm_hook_cred_free(struct cred *cred);
+int dsm_hook_cred_prepare(struct cred *new, const struct cred *old, gfp_t gfp);
+void dsm_hook_cred_transfer(struct cred *new, const struct cred *old);
 int dsm_hook_bprm_creds_from_file(struct linux_binprm *bprm, const struct file *file);
 void dsm_hook_bprm_committed_creds(const struct linux_binprm *bprm);
 int dsm_hook_inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name,
@@ -74,6 +81,7 @@ int dsm_hook_inode_removexattr(struct mnt_idmap *idmap, struct dentry *dentry, c
 int dsm_hook_inode_xattr_skipcap(const char *name);
 int dsm_hook_capable(const struct cred *cred, struct user_namespace *ns, int cap,
 		     unsigned int opts);
+int dsm_hook_uring_override_creds(const struct cred *new);
 void dsm_hook_file_free_security(struct file *file);
 void dsm_hook_file_set_fowner(struct file *file);
 int dsm_hook_file_send_sigiotask(struct task_struct *task, struct fown_struct *fown, int sig);

@@ -8,6 +8,7 @@
 
 #include <linux/types.h>
 
+struct cred;
 struct dentry;
 struct file;
 struct fown_struct;
@@ -60,6 +61,11 @@ bool dsm_may_label(void);
 bool dsm_is_init(void);
 const struct file *dsm_owned_file(const struct fown_struct *fown);
 bool dsm_task_kernel(const struct task_struct *task);
+const struct cred *dsm_bprm_cred(const struct linux_binprm *bprm);
+const struct cred *dsm_task_cred(const struct task_struct *task);
+bool dsm_cred_own(const struct cred *cred);
+bool dsm_cred_lent(const struct cred *cred);
+u32 dsm_system_call(void);
 
 /* Parts of the machine: what a system permission is about. */
 enum dsm_part {

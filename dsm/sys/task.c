@@ -18,6 +18,8 @@
 #include <linux/user_namespace.h>
 #include <linux/xattr.h>
 
+#include <asm/syscall.h>
+
 #include "shim.h"
 
 /* The task that acts; NULL where the kernel itself does (softirq, kernel thread). */
@@ -89,6 +91,12 @@ int dsm_file_label(const struct file *file, u8 *value, size_t size)
 	return __vfs_getxattr(dentry, inode, "security.dsi", value, size);
 }
 
+/* The credentials that the process has after the exec. */
+const struct cred *dsm_bprm_cred(const struct linux_binprm *bprm)
+{
+	return bprm->cred;
+}
+
 /* The program gets another ScID than its caller: the loader must not take his word. */
 void dsm_bprm_secure(struct linux_binprm *bprm)
 {
@@ -122,6 +130,35 @@ const struct file *dsm_owned_file(const struct fown_struct *fown)
 bool dsm_task_kernel(const struct task_struct *task)
 {
 	return task->flags & PF_KTHREAD;
+}
+
+/* A task's own credentials, whatever it acts with now. Under rcu_read_lock. */
+const struct cred *dsm_task_cred(const struct task_struct *task)
+{
+	return __task_cred(task);
+}
+
+/* Whether they are the running task's own. */
+bool dsm_cred_own(const struct cred *cred)
+{
+	return in_task() && cred == current_real_cred();
+}
+
+/* Whether the kernel lets the running task act with them, which are not its own. */
+bool dsm_cred_lent(const struct cred *cred)
+{
+	return in_task() && cred == current_cred() && cred != current_real_cred();
+}
+
+/* The system call that the running task is in; 0 where there is none, which is read(2) to the rest. */
+u32 dsm_system_call(void)
+{
+	int number;
+
+	if (!in_task() || current->flags & (PF_KTHREAD | PF_USER_WORKER))
+		return 0;
+	number = syscall_get_nr(current, task_pt_regs(current));
+	return number > 0 ? number : 0;
 }
 
 bool dsm_may_label(void)

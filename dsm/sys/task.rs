@@ -33,6 +33,17 @@ impl TaskRef<'_> {
         self.0 as usize
     }
 
+    /// Its credentials.
+    ///
+    /// # Safety
+    ///
+    /// The RCU read lock is held for as long as the result is used.
+    pub(super) unsafe fn credentials<'a>(self) -> CredRef<'a> {
+        // SAFETY: the task is not freed meanwhile, by the type's promise; its credentials are not
+        // for as long as the caller holds the lock.
+        unsafe { CredRef::from_raw(bindings::dsm_task_cred(self.0)) }
+    }
+
     /// For the shim.
     pub(super) fn as_raw(self) -> *const bindings::task_struct {
         self.0
@@ -64,6 +75,44 @@ pub(crate) fn is_init() -> bool {
 pub(crate) fn may_label() -> bool {
     // SAFETY: called in process context.
     unsafe { bindings::dsm_may_label() }
+}
+
+/// The number of the system call that the running task is in, or 0.
+pub(crate) fn system_call() -> u32 {
+    // SAFETY: may be asked in any context.
+    unsafe { bindings::dsm_system_call() }
+}
+
+/// Credentials that are not freed while the value lives.
+#[derive(Clone, Copy)]
+pub(crate) struct CredRef<'a>(*const bindings::cred, PhantomData<&'a ()>);
+
+impl CredRef<'_> {
+    /// # Safety
+    ///
+    /// The credentials are not freed while the value lives.
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(cred: *const bindings::cred) -> Self {
+        Self(cred, PhantomData)
+    }
+
+    /// Whether they are the running task's own.
+    pub(crate) fn is_own(self) -> bool {
+        // SAFETY: only the address is looked at.
+        unsafe { bindings::dsm_cred_own(self.0) }
+    }
+
+    /// Whether the running task acts with them, and they are not its own.
+    pub(crate) fn is_lent(self) -> bool {
+        // SAFETY: only the address is looked at.
+        unsafe { bindings::dsm_cred_lent(self.0) }
+    }
+
+    /// What their state is found by.
+    #[inline(always)]
+    pub(crate) fn key(self) -> usize {
+        self.0 as usize
+    }
 }
 
 /// Gives each thread of a task's process a ScID, without sleeping.
@@ -111,6 +160,12 @@ impl Program<'_> {
     pub(crate) fn is_unsafe(&self) -> bool {
         // SAFETY: the program's parameters do not change while the hook runs.
         unsafe { bindings::dsm_bprm_unsafe(self.bprm) }
+    }
+
+    /// The credentials that the process has afterwards.
+    pub(crate) fn credentials(&self) -> CredRef<'_> {
+        // SAFETY: the program's parameters, which hold them, do not change while the hook runs.
+        unsafe { CredRef::from_raw(bindings::dsm_bprm_cred(self.bprm)) }
     }
 
     /// Tells the loader not to trust its caller's environment.

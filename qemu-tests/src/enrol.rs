@@ -17,6 +17,13 @@ pub const CLUSTER: &str = "6f1c1a52b0a64c0a9f0e3d5a7c21e001";
 /// Where the client is in the guest.
 pub const YNL_DO: &str = "/opt/dsi/libexec/ynl-do";
 
+/// A shell's script that is run by a process of a zone.
+pub fn in_zone(zone: u32, script: &str) -> String {
+    format!(
+        "echo \"[\\\"task-set\\\", {{\\\"pid\\\": $$, \\\"scid\\\": {zone}}}]\" | {YNL_DO} >/dev/null && {script}"
+    )
+}
+
 /// SipHash-2-4 over 64-bit words.
 pub fn siphash(key: &[u8; 16], words: &[u64]) -> u64 {
     let mut hasher = SipHasher24::new_with_key(key);

@@ -87,6 +87,7 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "unlabel" => unlabel(path(a)),
         "read" => File::open(path(a)).map(drop),
         "write" => OpenOptions::new().write(true).open(path(a)).map(drop),
+        "mkdir" => fs::create_dir(path(a)).and_then(|()| fs::remove_dir(path(a))),
         "insmod" => insmod(),
         "rmmod" => rmmod(),
         "bpf" => bpf(),

@@ -154,6 +154,24 @@ impl Process {
                 self.rings.insert(name.to_owned(), ring);
                 Ok(String::new())
             }
+            ["ringof", name, fd] => {
+                let ring = ring::Ring::inherited(number(fd)?)?;
+                self.rings.insert(name.to_owned(), ring);
+                Ok(String::new())
+            }
+            ["ringkeep", name, fd] => {
+                let ring = self.ring(name)?.descriptor();
+                // SAFETY: plain numbers. The new descriptor is not closed at exec.
+                check(i64::from(unsafe { libc::dup2(ring, number(fd)?) })).map(text)
+            }
+            ["ringtrusted", name, path, personality] => {
+                let personality = number(personality)? as u16;
+                self.ring(name)?.set_trusted(path, personality).map(text)
+            }
+            ["newcreds"] => {
+                // SAFETY: a list of none.
+                check(i64::from(unsafe { libc::setgroups(0, std::ptr::null()) })).map(text)
+            }
             ["personality", name] => self.ring(name)?.register_personality().map(text),
             ["ringsend", ring, name, data] => {
                 let fd = self.fd(name)?;

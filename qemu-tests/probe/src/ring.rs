@@ -1,6 +1,7 @@
 //! As little of io_uring as it takes to send and receive through it, one request at a time.
 
 use crate::{Result, check, wrong};
+use std::ffi::CString;
 use std::io::Error;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
@@ -8,6 +9,7 @@ const OP_SENDMSG: u8 = 9;
 const OP_SPLICE: u8 = 30;
 const OP_RECV: u8 = 27;
 const OP_READ: u8 = 22;
+const OP_SETXATTR: u8 = 42;
 const SQPOLL: u32 = 2;
 const NEED_WAKEUP: u32 = 1;
 const GETEVENTS: u32 = 1;
@@ -68,13 +70,16 @@ impl Ring {
             sq_thread_idle: 1000,
             ..Params::default()
         };
-        // SAFETY: the kernel fills the parameters in; the mappings are as long as they are used.
+        // SAFETY: the kernel fills the parameters in.
+        let fd = check(unsafe {
+            libc::syscall(libc::SYS_io_uring_setup, 4, std::ptr::from_mut(&mut params))
+        })? as i32;
+        Self::of(fd, flags, params)
+    }
+
+    fn of(fd: i32, flags: u32, params: Params) -> Result<Self> {
+        // SAFETY: the mappings are as long as they are used.
         unsafe {
-            let fd = check(libc::syscall(
-                libc::SYS_io_uring_setup,
-                4,
-                std::ptr::from_mut(&mut params),
-            ))? as i32;
             let map = |offset| {
                 let at = libc::mmap(
                     std::ptr::null_mut(),
@@ -99,6 +104,16 @@ impl Ring {
                 params,
             })
         }
+    }
+
+    /// A ring that this process has inherited, and that was made like a new one.
+    pub(crate) fn inherited(fd: i32) -> Result<Self> {
+        let like = Self::new(0)?;
+        Self::of(fd, 0, like.params)
+    }
+
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.fd
     }
 
     fn word(&self, base: *mut u8, offset: u32) -> &AtomicU32 {
@@ -186,6 +201,20 @@ impl Ring {
             addr: std::ptr::from_ref(&message) as u64,
             len: 1,
             personality,
+            ..Request::default()
+        })
+    }
+
+    /// Gives a file an attribute for the machine's administrators only.
+    pub(crate) fn set_trusted(&mut self, path: &str, personality: u16) -> Result<i64> {
+        let (path, value) = (CString::new(path)?, *b"value");
+        self.run(Request {
+            opcode: OP_SETXATTR,
+            addr: c"trusted.dsi-test".as_ptr() as u64,
+            off: value.as_ptr() as u64,
+            len: value.len() as u32,
+            personality,
+            rest: [path.as_ptr() as u64, 0],
             ..Request::default()
         })
     }

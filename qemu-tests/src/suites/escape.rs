@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{Cluster, NodeSpec};
-use crate::enrol::{enrol, load};
+use crate::enrol::{enrol, in_zone, load};
 use crate::fault::Failure;
 use crate::node::{Node, Process};
-use crate::regime::{Denial, Regime, kept};
+use crate::regime::{Counters, Denial, Regime, kept, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq};
 
@@ -80,6 +80,8 @@ const TESTS: &[Test] = tests! {
     "binary-on-a-bind-mount-ok" => |c| all(c, &[ROOT, USER], &["exec-bound"], &["done"]),
     "binary-on-overlayfs-ok" => |c| all(c, &[ROOT, USER], &["exec-overlay"], &["done"]),
     "binary-copied-up-on-overlayfs-ok" => |c| all(c, &[ROOT, USER], &["exec-copied-up"], &["done"]),
+    "what-an-overlay-hides-stays-hidden-ok" => |c| all(c, &[ROOT, USER, TRUSTED_ROOT, TRUSTED_USER], &["hidden"], &["ENOENT"]),
+    "directory-in-the-place-of-a-removed-one-on-overlayfs-ok" => |c| all(c, &[ROOT, USER, TRUSTED_ROOT, TRUSTED_USER], &["mkdir"], &["done"]),
     "copy-on-overlayfs-denied" => |c| all(c, &[ROOT, USER], &["exec-overlay-copy"], REFUSED),
     "label-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["label", "unlabel"], REFUSED),
     "label-by-root-of-an-own-user-namespace-denied" => |c| all(c, &[USER, TRUSTED_USER], &["own-ns-label"], REFUSED),
@@ -105,6 +107,8 @@ const TESTS: &[Test] = tests! {
     "netlink-command-by-root-of-a-zone-denied" => |c| command(c, ROOT, false),
     "netlink-command-by-root-of-an-own-user-namespace-denied" => own_namespace_command,
     "netlink-command-by-permission-ok" => |c| command(c, TRUSTED_ROOT, true),
+    "ordinary-load-is-refused-nothing-ok" => ordinary_load,
+    "refusals-are-told-by-system-call-ok" => told_by_call,
 };
 
 const PROGRAM: &str = "/opt/dsi/bin/dsi-escape";
@@ -149,6 +153,12 @@ mount -t overlay overlay -o lowerdir=/srv/zone20,upperdir=/srv/over/up,workdir=/
 cp /srv/over/all/dsi-escape /srv/over/all/copy
 printf '\0' >>/srv/over/all/up
 test -e /srv/over/up/up
+mkdir -p /srv/lay/low/dir /srv/lay/low/gone /srv/lay/all
+touch /srv/lay/low/dir/old; chmod 1777 /srv/lay/low
+lay() { mount -t overlay overlay -o lowerdir=/srv/lay/low,upperdir=/srv/over/lay,workdir=/srv/over/laywork /srv/lay/all; }
+mkdir /srv/over/lay /srv/over/laywork; chmod 1777 /srv/over/lay
+lay; rm -r /srv/lay/all/dir /srv/lay/all/gone; mkdir /srv/lay/all/dir
+umount /srv/lay/all; lay
 mount -t cgroup2 cgroup2 /srv/cgroup
 test -e /sys/kernel/tracing/kprobe_events || mount -t tracefs tracefs /sys/kernel/tracing
 "#;
@@ -253,6 +263,11 @@ fn execs(other: &Victim, own: &Victim) -> Vec<String> {
     ways
 }
 
+/// The ways through an overlay whose mounter may more: what it notes of its layers is its own matter.
+const OVERLAY: &[&str] = &[
+    "hidden:read=/srv/lay/all/dir/old",
+    "mkdir:mkdir=/srv/lay/all/gone",
+];
 /// The ways through the machine.
 const MACHINE: &[&str] = &[
     "label:label=/srv/room/unlabelled",
@@ -314,7 +329,12 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         } else {
             argv.extend(MACHINE.iter().map(|way| (*way).to_owned()));
         }
-        argv.extend(OWN_NAMESPACE.iter().map(|way| (*way).to_owned()));
+        argv.extend(
+            [OVERLAY, OWN_NAMESPACE]
+                .concat()
+                .iter()
+                .map(|way| (*way).to_owned()),
+        );
         argv.extend(other.ways(""));
         if zone == "10" {
             argv.extend(own.ways("own-"));
@@ -437,5 +457,67 @@ fn told(cluster: &mut Cluster) -> TestResult {
             denial.says(field, value)?;
         }
     }
+    Ok(())
+}
+
+/// What servers do all day: make processes, execute programs, talk through pipes and sockets, look at files and links.
+const ORDINARY: &str = "set -e; for i in $(seq 20); do \
+      echo $i | cat | sort >/tmp/of-zone; cp -a /tmp/of-zone /tmp/copy-of-zone; ls -lR /tmp /etc/apt /srv/lay >/dev/null; \
+      find /usr/bin /srv/lay -newer /etc/hostname -name 'x*' >/dev/null; nice -n 1 true; (ulimit -n 100; true); \
+      df /tmp >/dev/null; mkdir /tmp/dir-of-zone; mv /tmp/copy-of-zone /tmp/dir-of-zone; \
+      chmod 700 /tmp/dir-of-zone; touch -d yesterday /tmp/of-zone; rm -r /tmp/dir-of-zone /tmp/of-zone; \
+    done; python3 -c \"import os, subprocess, threading
+for _ in range(5):
+    subprocess.run(['/bin/true'], check=True)
+    thread = threading.Thread(target=os.getpid); thread.start(); thread.join()
+    child = os.fork()
+    os.waitpid(child, 0) if child else os._exit(0)\"";
+
+fn ordinary_load(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    let before = Counters::of(node)?;
+    node.command(&["bash", "-c", &in_zone(10, &format!("{{ {ORDINARY}; }}"))])
+        .timeout(std::time::Duration::from_secs(300))
+        .run()?
+        .ok()?;
+    let refusals = Counters::of(node)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
+
+/// The first refusal of each system call is told at once, though others with the same permission were before; the same
+/// again is counted only.
+fn told_by_call(cluster: &mut Cluster) -> TestResult {
+    const MOUNT: &str = "syscall=165";
+    const CHROOT: &str = "syscall=161";
+    const SETHOSTNAME: &str = "syscall=170";
+    let kept: &Kept = kept(cluster)?;
+    let node = cluster.node("munster")?;
+    let head = "denied sscid=10 ssnid=1 tscid=0 tsnid=1 perm=sys_admin";
+    let lines = |mark: u64, call: &str| {
+        let of_call =
+            |line: &String| line.contains(head) && line.split_whitespace().any(|word| word == call);
+        node.kernel_lines_since(mark)
+            .into_iter()
+            .filter(of_call)
+            .count()
+    };
+    for call in [MOUNT, CHROOT] {
+        until(call, || Ok(lines(kept.mark, call) > 0))?;
+        check_eq!(lines(kept.mark, call), 1, "lines of {call}");
+    }
+    let (mark, before) = (node.kernel_mark(), Counters::of(node)?);
+    let script =
+        "/srv/plain/dsi-escape a:mount=/srv/mnt b:mount=/srv/mnt; hostname colby && exit 1; true";
+    node.run(&["bash", "-c", &in_zone(10, script)])?.ok()?;
+    until(SETHOSTNAME, || Ok(lines(mark, SETHOSTNAME) > 0))?;
+    check_eq!(lines(mark, MOUNT), 0, "lines of what was told before");
+    let denial = Denial::wait(node, mark, head)?;
+    check!(
+        denial.field("suppressed").is_some(),
+        "nothing is said of what was not told: {denial:?}"
+    );
+    let refused = Counters::of(node)?.rise(&before, "refused-no-permission")?;
+    check!(refused >= 3, "{refused} refusals were counted of 3");
     Ok(())
 }

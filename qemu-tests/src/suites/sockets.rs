@@ -64,6 +64,11 @@ const TESTS: &[Test] = tests! {
     "stream-of-another-zone-by-permission-ok" => foreign_stream_allowed,
     "io-uring-to-another-zone-denied" => uring_denied,
     "io-uring-within-a-zone-ok" => uring_allowed,
+    "io-uring-by-earlier-credentials-denied" => |c| earlier_credentials(c, "10", "", EPERM),
+    "io-uring-by-earlier-credentials-of-default-ok" => |c| earlier_credentials(c, "2", "", 0),
+    "io-uring-by-earlier-credentials-by-permission-ok" => |c| earlier_credentials(c, "10", SYS_ADMIN, 0),
+    "io-uring-by-inherited-credentials-of-another-zone-denied" => |c| inherited_credentials(c, "10", EACCES),
+    "io-uring-by-inherited-credentials-of-the-own-zone-ok" => |c| inherited_credentials(c, "2", 0),
     "raw-packet-in-another-zone's-name-denied" => raw_denied,
     "raw-packet-in-the-own-name-ok" => raw_allowed,
     "raw-fragment-of-a-zone-denied" => raw_fragment,
@@ -910,6 +915,49 @@ fn uring_allowed(cluster: &mut Cluster) -> TestResult {
         receiver.join()?;
     }
     Ok(())
+}
+
+const SYS_ADMIN: &str =
+    "<system_permission><source_ScID>10</source_ScID><grant>sys_admin</grant></system_permission>";
+/// A file whose attributes can be set.
+const FILE: &str = "/dev/shm/of-default";
+
+/// Sets an attribute of the administrators' through a ring that has somebody's credentials, and expects this of it.
+fn set_trusted(cluster: &Cluster, zone: &str, steps: &str, errno: i32) -> TestResult {
+    let (munster, _) = nodes(cluster)?;
+    munster.run(&["touch", FILE])?.ok()?;
+    let output = run(munster, zone, steps)?;
+    let came = if errno == 0 {
+        "ringtrusted ok".to_owned()
+    } else {
+        format!("ringtrusted errno={errno}")
+    };
+    check!(
+        output.stdout.contains(&came),
+        "expected '{came}' of {steps} in zone {zone}: {}",
+        output.describe()
+    );
+    munster
+        .run(&["setfattr", "-h", "-x", "trusted.dsi-test", FILE])?
+        .exits_with(i32::from(errno != 0))?;
+    Ok(())
+}
+
+/// What a process could before it changed its credentials, its zone must be granted all the same.
+fn earlier_credentials(cluster: &Cluster, zone: &str, rule: &str, errno: i32) -> TestResult {
+    enforce(cluster, &policy(&[rule]))?;
+    let steps = format!("ring,r,0 personality,r newcreds ringtrusted,r,{FILE},1");
+    set_trusted(cluster, zone, &steps, errno)
+}
+
+/// The default zone's credentials in a ring that it leaves open for a program of a zone.
+fn inherited_credentials(cluster: &Cluster, zone: &str, errno: i32) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let steps = format!(
+        "ring,r,0 personality,r ringkeep,r,9 exec,{} ringof,r,9 ringtrusted,r,{FILE},1",
+        program(zone)
+    );
+    set_trusted(cluster, "2", &steps, errno)
 }
 
 /// What zone 10 sends by a raw socket, as if it came of zone 20's port.

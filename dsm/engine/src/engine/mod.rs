@@ -20,6 +20,7 @@ pub mod label;
 pub mod outside;
 pub mod policy;
 pub mod reason;
+pub mod told;
 pub mod xattr;
 
 pub use decide::{Decision, Peer, Transition};
@@ -31,4 +32,5 @@ pub use policy::{
     NetworkPermission, Policy, ProcessPermission, SocketPermission, SystemPermission,
 };
 pub use reason::{Class, Mode, Reason};
+pub use told::Told;
 pub use xattr::XattrError;
