@@ -376,12 +376,17 @@ impl Process {
 
     /// Waits for its end; fails if it goes on. Returns the exit code, or `None` if a signal ended it.
     pub fn join(&self) -> Result<Option<i32>, Failure> {
+        self.join_for(PATIENCE)
+    }
+
+    /// As [`Process::join`], with a deadline of its own.
+    pub fn join_for(&self, timeout: Duration) -> Result<Option<i32>, Failure> {
         match self.link.ask(
             Ask::Join {
                 pid: self.pid,
-                timeout_ms: millis(PATIENCE),
+                timeout_ms: millis(timeout),
             },
-            PATIENCE,
+            timeout,
         )? {
             Answer::Ended(ended) => {
                 self.ended.store(true, Ordering::Relaxed);

@@ -1,14 +1,16 @@
 //! Proves that unchanged servers of Debian work in zones: Redis, nginx and PostgreSQL, each in a ScID of
-//! its own on munster, serve their own clients of the same ScID on colby under load without an error,
-//! and nobody of another zone gets anything from them. No servers of ours.
+//! its own on munster, serve their own clients of the same ScID on colby under load without an error, also while
+//! policies change. Nobody of another zone gets anything from them, and each client is told so at once. A policy that
+//! forbids a load ends it. No servers of ours.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, NodeSpec};
-use crate::enrol::{YNL_DO, enrol, load};
+use crate::enrol::{enrol, in_zone, load};
 use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
-use crate::regime::{self, Counters, Regime, network};
+use crate::regime::{self, Counters, Regime, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq};
 
@@ -28,7 +30,7 @@ pub const SUITE: Suite = Suite {
             run: redis_ok,
         },
         Test {
-            name: "redis-of-another-zone-denied",
+            name: "redis-of-another-zone-denied-at-once",
             run: redis_denied,
         },
         Test {
@@ -36,7 +38,7 @@ pub const SUITE: Suite = Suite {
             run: nginx_ok,
         },
         Test {
-            name: "nginx-of-another-zone-denied",
+            name: "nginx-of-another-zone-denied-at-once",
             run: nginx_denied,
         },
         Test {
@@ -44,8 +46,32 @@ pub const SUITE: Suite = Suite {
             run: postgresql_ok,
         },
         Test {
-            name: "postgresql-of-another-zone-denied",
+            name: "postgresql-of-another-zone-denied-at-once",
             run: postgresql_denied,
+        },
+        Test {
+            name: "redis-under-load-over-new-policies-ok",
+            run: |cluster| load_kept(cluster, &LOADS[0]),
+        },
+        Test {
+            name: "redis-under-load-when-forbidden-denied",
+            run: |cluster| load_ended(cluster, &LOADS[0]),
+        },
+        Test {
+            name: "nginx-under-load-over-new-policies-ok",
+            run: |cluster| load_kept(cluster, &LOADS[1]),
+        },
+        Test {
+            name: "nginx-under-load-when-forbidden-denied",
+            run: |cluster| load_ended(cluster, &LOADS[1]),
+        },
+        Test {
+            name: "postgresql-under-load-over-new-policies-ok",
+            run: |cluster| load_kept(cluster, &LOADS[2]),
+        },
+        Test {
+            name: "postgresql-under-load-when-forbidden-denied",
+            run: |cluster| load_ended(cluster, &LOADS[2]),
         },
     ],
 };
@@ -54,33 +80,55 @@ const MEMBERS: [&str; 2] = ["munster", "colby"];
 const REDIS: u32 = 11;
 const NGINX: u32 = 12;
 const POSTGRESQL: u32 = 13;
+const ZONES: [u32; 3] = [REDIS, NGINX, POSTGRESQL];
 /// What a load may take in an emulated guest.
 const LOAD: Duration = Duration::from_secs(300);
-/// Seconds after which a client that is not answered gives up.
-const GIVE_UP: &str = "timeout 5";
+/// What a client says whose connection a policy does not allow: it was prohibited, so it did not have to wait.
+const PROHIBITED: &str = "No route to host";
+/// What a client says whose connection a new policy ends, or who comes again afterwards.
+const ENDED: [&str; 5] = [
+    "Software caused connection abort",
+    "Connection reset by peer",
+    "erver closed the connection",
+    "perhaps the backend died",
+    PROHIBITED,
+];
 
 struct Kept {
-    _regime: Regime,
+    regime: Regime,
     redis: Process,
     nginx: Process,
     postgresql: Option<Process>,
 }
 
-fn policy() -> String {
+/// A policy under which these zones reach their servers over the network. It is another version with each note.
+fn policy(open: &[u32], note: &str) -> String {
     let mut rules = String::new();
-    for zone in [REDIS, NGINX, POSTGRESQL] {
-        let zone = zone.to_string();
+    for zone in ZONES {
+        let number = zone.to_string();
         rules += &format!(
             "<socket_permission><source_ScID>{zone}</source_ScID><target_ScID>{zone}</target_ScID>\
-             <grant>create bind connect listen accept send receive</grant></socket_permission>"
+             <grant>create bind connect listen accept send receive</grant></socket_permission>\
+             <process_permission><source_ScID>2</source_ScID><target_ScID>{zone}</target_ScID><grant>signal</grant></process_permission>"
         );
-        rules += &network(&zone, "", &zone, "connect");
+        if open.contains(&zone) {
+            rules += &network(&number, "", &number, "connect");
+        }
     }
     format!(
-        "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"enforcing\" default=\"deny\"><contexts><context ScID=\"{REDIS}\" name=\"redis\"/>\
-         <context ScID=\"{NGINX}\" name=\"nginx\"/><context ScID=\"{POSTGRESQL}\" name=\"postgresql\"/></contexts><nodes>\
-         <node SnID=\"1\" name=\"munster\"/><node SnID=\"2\" name=\"colby\"/></nodes><rules>{rules}</rules></DSP>"
+        "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"enforcing\" default=\"deny\" refusal=\"reject\"><contexts>\
+         <context ScID=\"{REDIS}\" name=\"redis\"/><context ScID=\"{NGINX}\" name=\"nginx\"/>\
+         <context ScID=\"{POSTGRESQL}\" name=\"postgresql\"/></contexts><nodes><node SnID=\"1\" name=\"munster\"/>\
+         <node SnID=\"2\" name=\"colby\"/></nodes><rules>{rules}{note}</rules></DSP>"
     )
+}
+
+/// Has a policy in force on both nodes, the server's first.
+fn enforce(cluster: &Cluster, policy: &str) -> TestResult {
+    let kept: &Kept = regime::kept(cluster)?;
+    MEMBERS
+        .iter()
+        .try_for_each(|name| kept.regime.enforce(cluster.node(name)?, policy))
 }
 
 /// Lays the disk with the programs under /usr.
@@ -93,14 +141,8 @@ const MOUNT: &str = "for dir in /sys/block/vd*; do \
 const NGINX_CONF: &str =
     "daemon off; worker_processes 1; user root; pid /tmp/nginx.pid; error_log /tmp/nginx-error.log;
 events { worker_connections 256; }
-http { access_log /tmp/nginx-access.log; server { listen 0.0.0.0:8080; root /srv/www; } }
+http { access_log /tmp/nginx-access.log; keepalive_requests 1000000000; server { listen 0.0.0.0:8080; root /srv/www; } }
 ";
-
-fn in_zone(zone: u32, script: &str) -> String {
-    format!(
-        "echo \"[\\\"task-set\\\", {{\\\"pid\\\": $$, \\\"scid\\\": {zone}}}]\" | {YNL_DO} >/dev/null && {script}"
-    )
-}
 
 fn setup(cluster: &mut Cluster) -> TestResult {
     for name in MEMBERS {
@@ -111,7 +153,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     enrol(cluster, &MEMBERS, 1)?;
     let regime = Regime::establish(cluster, &MEMBERS)?;
     for name in MEMBERS {
-        regime.enforce(cluster.node(name)?, &policy())?;
+        regime.enforce(cluster.node(name)?, &policy(&ZONES, ""))?;
     }
     let munster = cluster.node("munster")?;
     let spawn = |name: &str, zone: u32, command: &str| {
@@ -131,7 +173,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         "exec nginx -e /tmp/nginx-error.log -c /srv/nginx.conf",
     )?;
     cluster.kept = Some(Box::new(Kept {
-        _regime: regime,
+        regime,
         redis,
         nginx,
         postgresql: None,
@@ -147,18 +189,19 @@ fn client(node: &Node, zone: u32, command: &str) -> Result<Output, Failure> {
         .run()?)
 }
 
-/// Clients of these zones, on both nodes, must get nothing from a server, and munster count it.
+/// Clients of these zones, on both nodes, must be told that they get nothing from a server, and munster count it.
 fn refused(cluster: &Cluster, zones: [u32; 2], command: &str) -> TestResult {
     let munster = cluster.node("munster")?;
     for name in MEMBERS {
         for zone in zones {
             let before = Counters::of(munster)?;
-            let output = client(cluster.node(name)?, zone, &format!("{GIVE_UP} {command}"))?;
+            let output = client(cluster.node(name)?, zone, &format!("{command} 2>&1"))?;
             check!(
                 output.code != Some(0),
                 "zone {zone} of {name} was served: {}",
                 output.describe()
             );
+            let output = output.says(PROHIBITED)?;
             let refusals = Counters::of(munster)?.refusals(&before)?;
             let count = refusals
                 .get("refused-no-permission")
@@ -354,5 +397,160 @@ fn postgresql_denied(cluster: &mut Cluster) -> TestResult {
         "psql -h munster -U postgres -Atc 'select 1'",
     )?;
     check_eq!(taken(server.output()?), before, "connections of PostgreSQL");
+    Ok(())
+}
+
+/// A client that keeps a server busy.
+struct Load {
+    name: &'static str,
+    zone: u32,
+    port: u16,
+    /// How many connections it has.
+    clients: usize,
+    /// More than anybody waits for.
+    endless: &'static str,
+    /// One question, answered.
+    short: &'static str,
+}
+
+const LOADS: [Load; 3] = [
+    Load {
+        name: "redis",
+        zone: REDIS,
+        port: 6379,
+        clients: 20,
+        endless: "redis-benchmark -h munster -t set -n 100000000 -c 20 -d 512 -q",
+        short: "redis-cli -h munster ping",
+    },
+    Load {
+        name: "nginx",
+        zone: NGINX,
+        port: 8080,
+        clients: 20,
+        endless: "ab -q -k -n 1000000 -c 20 http://munster:8080/index.html",
+        short: "ab -q -n 1 http://munster:8080/index.html",
+    },
+    Load {
+        name: "postgresql",
+        zone: POSTGRESQL,
+        port: 5432,
+        clients: 4,
+        endless: "pgbench -h munster -U postgres -c 4 -t 100000000 -n postgres",
+        short: "psql -h munster -U postgres -Atc \"select 'pong'\"",
+    },
+];
+
+impl Load {
+    /// Starts it on colby, and waits until the server has taken its connections.
+    fn start(&self, cluster: &Cluster, kind: &str) -> Result<Process, Failure> {
+        let script = in_zone(self.zone, &format!("exec {} 2>&1", self.endless));
+        let name = format!("{kind}-load-of-{}", self.name);
+        let process = cluster
+            .node("colby")?
+            .spawn(&name, &["bash", "-c", &script])?;
+        until("the load's connections", || {
+            check!(process.is_running()?, "it has ended: {}", process.output()?);
+            Ok(self.connections(cluster)?.len() >= self.clients)
+        })?;
+        Ok(process)
+    }
+
+    /// The server's established connections: the client's address and port, and the bytes that it has got so far.
+    fn connections(&self, cluster: &Cluster) -> Result<BTreeMap<String, u64>, Failure> {
+        let output = cluster.node("munster")?.run(&[
+            "ss",
+            "-HtniO",
+            "state",
+            "established",
+            &format!("sport = :{}", self.port),
+        ])?;
+        let output = output.ok()?;
+        let connections = output.stdout.lines().filter_map(|line| {
+            let words = || line.split_whitespace();
+            let acked = words().find_map(|word| word.strip_prefix("bytes_acked:"));
+            let acked = acked
+                .and_then(|bytes| bytes.parse().ok())
+                .unwrap_or_default();
+            // Received, to be sent, the server's end, the client's.
+            Some((words().nth(3)?.to_owned(), acked))
+        });
+        Ok(connections.collect())
+    }
+}
+
+/// New versions that still allow it: each of its connections goes on, and it is told of no error.
+fn load_kept(cluster: &mut Cluster, load: &Load) -> TestResult {
+    let before = Counters::of(cluster.node("munster")?)?;
+    let process = load.start(cluster, "kept")?;
+    let first = load.connections(cluster)?;
+    for port in [40_000, 40_001] {
+        let note = format!(
+            "<socket_label><protocol>tcp</protocol><port>{port}</port><new_ScID>{}</new_ScID></socket_label>",
+            load.zone
+        );
+        enforce(cluster, &policy(&ZONES, &note))?;
+    }
+    let then = load.connections(cluster)?;
+    check_eq!(
+        then.keys().collect::<Vec<_>>(),
+        first.keys().collect::<Vec<_>>(),
+        "connections after the changes and before"
+    );
+    until("more bytes on each connection", || {
+        check!(process.is_running()?, "it has ended: {}", process.output()?);
+        let now = load.connections(cluster)?;
+        Ok(then
+            .iter()
+            .all(|(client, bytes)| now.get(client) > Some(bytes)))
+    })?;
+    let after = Counters::of(cluster.node("munster")?)?;
+    let refusals = after.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    check_eq!(
+        after.rise(&before, "flows-aborted")?,
+        0,
+        "flows that were ended"
+    );
+    process.signal(9)?;
+    process.join()?;
+    let said = process.output()?.to_lowercase();
+    for word in [
+        "error", "abort", "fail", "reset", "closed", "refused", "died",
+    ] {
+        check!(!said.contains(word), "the load says: {said}");
+    }
+    Ok(())
+}
+
+/// A version that forbids it ends the load, and nobody comes in; one that allows it again serves again.
+fn load_ended(cluster: &mut Cluster, load: &Load) -> TestResult {
+    let before = Counters::of(cluster.node("munster")?)?;
+    let process = load.start(cluster, "ended")?;
+    let others: Vec<u32> = ZONES
+        .into_iter()
+        .filter(|zone| *zone != load.zone)
+        .collect();
+    enforce(cluster, &policy(&others, ""))?;
+    check_eq!(
+        load.connections(cluster)?.len(),
+        0,
+        "connections after the commit"
+    );
+    let code = process.join_for(LOAD)?;
+    let said = process.output()?;
+    check!(code != Some(0), "the load ended well: {said}");
+    check!(
+        ENDED.iter().any(|text| said.contains(text)),
+        "the load says: {said}"
+    );
+    let after = Counters::of(cluster.node("munster")?)?;
+    check!(
+        after.rise(&before, "flows-aborted")? > 0,
+        "no flow was ended"
+    );
+    let colby = cluster.node("colby")?;
+    client(colby, load.zone, &format!("{} 2>&1", load.short))?.says(PROHIBITED)?;
+    enforce(cluster, &policy(&ZONES, ""))?;
+    client(colby, load.zone, load.short)?.ok()?;
     Ok(())
 }
