@@ -97,22 +97,19 @@ fn any_extension_headers_give_an_answer() {
     smoke("header6", &[], checks::header6);
 }
 
+/// With `DSI_FUZZ_SEEDS=<dir>` it also leaves the images there, for a fuzzer to begin with.
 #[test]
 fn any_image_gives_an_answer() {
-    smoke("image", &images(), checks::image);
+    let images = images();
+    smoke("image", &images, checks::image);
+    if let Some(dir) = std::env::var_os("DSI_FUZZ_SEEDS").map(PathBuf::from) {
+        for (number, image) in images.iter().enumerate() {
+            fs::write(dir.join(format!("seed-{number}")), image).unwrap();
+        }
+    }
 }
 
 #[test]
 fn any_attribute_gives_an_answer() {
     smoke("xattr", &[], checks::xattr);
-}
-
-/// `DSI_FUZZ_SEEDS=<dir>`: leaves the images there, for a fuzzer to begin with.
-#[test]
-#[ignore = "writes files for scripts/fuzz"]
-fn seeds() {
-    let dir = PathBuf::from(std::env::var_os("DSI_FUZZ_SEEDS").expect("DSI_FUZZ_SEEDS is not set"));
-    for (number, image) in images().iter().enumerate() {
-        fs::write(dir.join(format!("seed-{number}")), image).unwrap();
-    }
 }
