@@ -73,15 +73,13 @@ pub(crate) fn denial(denial: &Denial<'_>) {
         let held = LINES_HELD.swap(0, Ordering::Relaxed);
         write_line(denial, version, held);
     } else {
-        LINES_HELD.fetch_add(1, Ordering::Relaxed);
-        counters::add(Event::LineHeld);
+        hold_line();
     }
     if !sys::listening() {
         return;
     }
     if !sys::admit(Channel::Event, origin, kind) {
-        EVENTS_HELD.fetch_add(1, Ordering::Relaxed);
-        counters::add(Event::EventHeld);
+        hold_event();
         return;
     }
     let held = EVENTS_HELD.swap(0, Ordering::Relaxed);
@@ -93,10 +91,20 @@ pub(crate) fn denial(denial: &Denial<'_>) {
 /// A refusal is told to nobody, because the same one was told lately; the next that is told says how
 /// many were not. Any context.
 pub(crate) fn withhold() {
-    LINES_HELD.fetch_add(1, Ordering::Relaxed);
+    hold_line();
     if sys::listening() {
-        EVENTS_HELD.fetch_add(1, Ordering::Relaxed);
+        hold_event();
     }
+}
+
+fn hold_line() {
+    LINES_HELD.fetch_add(1, Ordering::Relaxed);
+    counters::add(Event::LineHeld);
+}
+
+fn hold_event() {
+    EVENTS_HELD.fetch_add(1, Ordering::Relaxed);
+    counters::add(Event::EventHeld);
 }
 
 /// The time, in seconds. Any context but NMI.

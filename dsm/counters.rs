@@ -27,7 +27,7 @@ pub(crate) enum Event {
     OutRefused,
     /// A socket was not made because there were too many.
     Full,
-    /// A line of the log was held back: too many before it.
+    /// A line of the log was held back: too many before it, or the same one lately.
     LineHeld,
     /// An event likewise.
     EventHeld,
