@@ -2,7 +2,6 @@
 
 use fastrand::Rng;
 
-use super::fate::{Ends, TCP, transport_checksum};
 use super::{Attack, COPIED, Counts, FORGED, Plan, Sender};
 
 /// What a kind makes: packets that are whole, or fragments of one.
@@ -122,35 +121,4 @@ pub fn other(rng: &mut Rng, value: u8) -> u8 {
 pub fn changed(bytes: &mut [u8], rng: &mut Rng) {
     let at = rng.usize(..bytes.len());
     bytes[at] = other(rng, bytes[at]);
-}
-
-/// A datagram, or a segment with this sequence number, acknowledgement and flags. `spoil` is added to the right
-/// checksum.
-pub fn transport(
-    protocol: u8,
-    ends: Ends,
-    ports: (u16, u16),
-    segment: (u32, u32, u8),
-    data: &[u8],
-    spoil: u16,
-) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(20 + data.len());
-    bytes.extend(ports.0.to_be_bytes());
-    bytes.extend(ports.1.to_be_bytes());
-    let check_at = if protocol == TCP {
-        bytes.extend(segment.0.to_be_bytes());
-        bytes.extend(segment.1.to_be_bytes());
-        bytes.extend([5 << 4, segment.2, 0xff, 0xff, 0, 0, 0, 0]);
-        16
-    } else {
-        bytes.extend((data.len() as u16 + 8).to_be_bytes());
-        bytes.extend([0, 0]);
-        6
-    };
-    bytes.extend(data);
-    let sum = transport_checksum(ends, protocol, &bytes).wrapping_add(spoil);
-    // A datagram's sum of 0 means none.
-    let sum = if sum == 0 { 0xffff } else { sum };
-    bytes[check_at..check_at + 2].copy_from_slice(&sum.to_be_bytes());
-    bytes
 }

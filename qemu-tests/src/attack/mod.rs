@@ -7,7 +7,7 @@
 //! everything else [`FORGED`]: a receiver that sees the latter has seen a breach.
 //!
 //! One file a family of addresses for what is made, [`v4`] and [`v6`], and one for its fate, [`fate`], which also
-//! knows labels, and [`fate6`]; [`kinds`] chooses.
+//! knows labels, and [`fate6`]; [`packet`] is what both families have within, [`kinds`] chooses.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -17,6 +17,7 @@ use fastrand::Rng;
 pub mod fate;
 pub mod fate6;
 pub mod kinds;
+pub mod packet;
 pub mod v4;
 pub mod v6;
 

@@ -4,18 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use fastrand::Rng;
 
-use super::fate::{Ends, TCP, UDP, checksum, code, fate};
-use super::kinds::{CLAIMS, INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
-use super::{
-    COLBY, EPOCH, FLOW_PORT, MEMBER, MUNSTER, OPEN_PORT, Plan, RECEIVER, SECOND, SEEN_PORTS,
-    STRANGER, ZONE, ZONE_PORTS,
-};
-use crate::enrol::pair_key;
+use super::fate::{Ends, TCP, checksum, fate};
+use super::kinds::{CLAIMS, INCOMPLETE_EACH, Kind, Made, Makes, changed};
+use super::packet::{self, Datagram, LABEL, Packet as _};
+use super::{COLBY, EPOCH, MEMBER, OPEN_PORT, Plan, RECEIVER, SECOND, STRANGER, ZONE};
 
 const OPTION: u8 = 158;
-const LEN: usize = 20;
-const SYN: u8 = 2;
-const ACK_PSH: u8 = 24;
 
 /// An IPv4 packet in the making.
 #[derive(Clone, Debug)]
@@ -29,72 +23,24 @@ struct Packet {
     fragment: u16,
     ttl: u8,
     tos: u8,
-    protocol: u8,
     /// Added to the right checksum.
     spoil: u16,
     source: Ipv4Addr,
     destination: Ipv4Addr,
     options: Vec<u8>,
-    ports: (u16, u16),
-    /// Sequence number, acknowledgement and flags of a segment.
-    segment: (u32, u32, u8),
-    /// Added to the right checksum of a datagram.
-    spoil_datagram: u16,
-    data: Vec<u8>,
+    datagram: Datagram,
 }
 
 impl Packet {
-    /// What everybody has seen go by: a datagram of the member's to a socket of the zone.
-    fn seen(tuple: usize, tag: &[u8; 6], number: u64) -> Self {
-        let mut data = tag.to_vec();
-        data.extend(format!(" {number}").bytes());
-        let mut packet = Self {
-            version: 4,
-            ihl: None,
-            total: None,
-            id: 0,
-            fragment: 0,
-            ttl: 64,
-            tos: 0,
-            protocol: UDP,
-            spoil: 0,
-            source: MEMBER,
-            destination: RECEIVER,
-            options: Vec::new(),
-            ports: (SEEN_PORTS[tuple], ZONE_PORTS[tuple]),
-            segment: (0, 0, 0),
-            spoil_datagram: 0,
-            data,
-        };
-        packet.options = packet.label(COLBY, ZONE, EPOCH).to_vec();
-        packet
-    }
-
     /// The label that the member's key makes for this tuple.
-    fn label(&self, snid: u32, scid: u32, epoch: u8) -> [u8; LEN] {
-        let mut label = [0; LEN];
-        label[..4].copy_from_slice(&[OPTION, LEN as u8, 0x10, epoch]);
-        label[4..8].copy_from_slice(&snid.to_be_bytes());
-        label[8..12].copy_from_slice(&scid.to_be_bytes());
-        let key = pair_key(COLBY, MUNSTER, EPOCH);
-        let mac = code(&key, &label, self.protocol, self.ends(), self.ports);
-        label[12..].copy_from_slice(&mac.to_be_bytes());
+    fn label(&self, snid: u32, scid: u32, epoch: u8) -> [u8; LABEL] {
+        let mut label = self.datagram.label(self.ends(), snid, scid, epoch);
+        label[..2].copy_from_slice(&[OPTION, LABEL as u8]);
         label
     }
 
     fn ends(&self) -> Ends {
         (IpAddr::V4(self.source), IpAddr::V4(self.destination))
-    }
-
-    fn transport(&self) -> Vec<u8> {
-        transport(
-            self.protocol,
-            self.ends(),
-            self.ports,
-            self.segment,
-            &self.data,
-            self.spoil_datagram,
-        )
     }
 
     /// The header with this behind it.
@@ -106,7 +52,7 @@ impl Packet {
         packet.extend(total.to_be_bytes());
         packet.extend(self.id.to_be_bytes());
         packet.extend(self.fragment.to_be_bytes());
-        packet.extend([self.ttl, self.protocol, 0, 0]);
+        packet.extend([self.ttl, self.datagram.protocol, 0, 0]);
         packet.extend(self.source.octets());
         packet.extend(self.destination.octets());
         packet.extend(&self.options);
@@ -117,10 +63,6 @@ impl Packet {
         packet
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        self.carrying(&self.transport())
-    }
-
     /// With other options, padded to whole words, or as they are if there are too many.
     fn with(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
@@ -128,10 +70,57 @@ impl Packet {
         self.options.truncate(40);
         self
     }
+}
+
+impl packet::Packet for Packet {
+    fn seen(tuple: usize, tag: &[u8; 6], number: u64) -> Self {
+        let mut packet = Self {
+            version: 4,
+            ihl: None,
+            total: None,
+            id: 0,
+            fragment: 0,
+            ttl: 64,
+            tos: 0,
+            spoil: 0,
+            source: MEMBER,
+            destination: RECEIVER,
+            options: Vec::new(),
+            datagram: Datagram::seen(tuple, tag, number),
+        };
+        packet.options = packet.label(COLBY, ZONE, EPOCH).to_vec();
+        packet
+    }
 
     fn relabel(mut self, snid: u32, scid: u32, epoch: u8) -> Self {
         self.options = self.label(snid, scid, epoch).to_vec();
         self
+    }
+
+    fn datagram(&mut self) -> &mut Datagram {
+        &mut self.datagram
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.carrying(&self.datagram.bytes(self.ends()))
+    }
+
+    fn attacked_segment(mut self, rng: &mut Rng) -> Made {
+        self.datagram.protocol = TCP;
+        let of_datagram = self.options.clone();
+        self.options = self.label(COLBY, ZONE, EPOCH).to_vec();
+        match rng.u8(..6) {
+            0 => self.options.clear(),
+            1 => self.options = of_datagram,
+            2 => rng.fill(&mut self.options[12..]),
+            3 => self.source = STRANGER,
+            4 => {
+                let twice = [self.options.clone(), self.options.clone()].concat();
+                self.options = twice;
+            }
+            _ => changed(&mut self.options[2..], rng),
+        }
+        Made::Whole(self.bytes())
     }
 }
 
@@ -149,10 +138,20 @@ const KINDS: &[Kind] = &[
     ("label-byte-changed", 230, false, byte_changed),
     ("label-bits-flipped", 120, false, bits_flipped),
     ("label-made-up", 70, false, made_up),
-    ("replayed-to-another-port", 50, false, other_port),
+    (
+        "replayed-to-another-port",
+        50,
+        false,
+        packet::other_port::<Packet>,
+    ),
     ("replayed-to-another-address", 30, false, other_destination),
     ("replayed-from-another-address", 40, false, other_source),
-    ("replayed-in-another-protocol", 20, false, other_protocol),
+    (
+        "replayed-in-another-protocol",
+        20,
+        false,
+        packet::other_protocol::<Packet>,
+    ),
     ("no-label", 30, false, none),
     ("label-twice", 60, false, twice),
     ("padding-around-label", 60, false, padding),
@@ -164,8 +163,8 @@ const KINDS: &[Kind] = &[
     ("broken-header", 20, false, broken_header),
     ("broken-datagram", 10, false, broken_datagram),
     ("socket-open-to-outside", 20, false, open_socket),
-    ("opening", 60, false, opening),
-    ("slipped-into-a-flow", 60, false, slipped),
+    ("opening", 60, false, packet::opening::<Packet>),
+    ("slipped-into-a-flow", 60, false, packet::slipped::<Packet>),
     ("fragments-labelled-first-only", 5, false, first_labelled),
     ("fragments-labelled-later-only", 15, false, later_labelled),
     (
@@ -174,12 +173,27 @@ const KINDS: &[Kind] = &[
         false,
         changed_fragments,
     ),
-    ("copy", 12, false, copy),
+    ("copy", 12, false, packet::copy::<Packet>),
     ("copied-label-other-data", 12, false, other_data),
-    ("members-label-of-another-node", 30, true, another_node),
-    (CLAIMS, 60, true, another_zone),
-    ("members-label-of-another-epoch", 20, true, another_epoch),
-    ("members-label-of-the-kernel", 30, true, kernels),
+    (
+        "members-label-of-another-node",
+        30,
+        true,
+        packet::another_node::<Packet>,
+    ),
+    (CLAIMS, 60, true, packet::another_zone::<Packet>),
+    (
+        "members-label-of-another-epoch",
+        20,
+        true,
+        packet::another_epoch::<Packet>,
+    ),
+    (
+        "members-label-of-the-kernel",
+        30,
+        true,
+        packet::kernels::<Packet>,
+    ),
     (
         "members-right-label-then-changed",
         60,
@@ -188,45 +202,30 @@ const KINDS: &[Kind] = &[
     ),
 ];
 
-fn base(number: u64, tag: &[u8; 6], rng: &mut Rng) -> Packet {
-    Packet::seen(rng.usize(..2), tag, number)
-}
-
 fn byte_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     changed(&mut packet.options, rng);
     Made::Whole(packet.bytes())
 }
 
 fn bits_flipped(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     for _ in 0..rng.u8(1..9) {
-        packet.options[rng.usize(2..LEN)] ^= 1 << rng.u8(..8);
+        packet.options[rng.usize(2..LABEL)] ^= 1 << rng.u8(..8);
     }
     Made::Whole(packet.bytes())
 }
 
 fn made_up(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     // From nothing but type and length right to nothing but the code wrong.
     let from = [2, 4, 8, 12][rng.usize(..4)];
     rng.fill(&mut packet.options[from..]);
     Made::Whole(packet.bytes())
 }
 
-fn other_port(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    match rng.u8(..4) {
-        0 => packet.ports.0 = rng.u16(1..),
-        1 => packet.ports.1 = ZONE_PORTS[rng.usize(..2)],
-        2 => packet.ports = (packet.ports.1, ZONE_PORTS[rng.usize(..2)]),
-        _ => packet.ports.1 = rng.u16(8000..9000),
-    }
-    Made::Whole(packet.bytes())
-}
-
 fn other_destination(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.destination = match rng.u8(..3) {
         0 => Ipv4Addr::new(10, 77, 0, rng.u8(50..90)),
         _ => SECOND,
@@ -235,7 +234,7 @@ fn other_destination(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Mad
 }
 
 fn other_source(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.source = match rng.u8(..8) {
         0 => RECEIVER,
         1 => SECOND,
@@ -245,28 +244,15 @@ fn other_source(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     Made::Whole(packet.bytes())
 }
 
-fn other_protocol(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    if rng.bool() {
-        packet.protocol = TCP;
-        packet.ports.1 = FLOW_PORT;
-        packet.segment = (rng.u32(..), 0, SYN);
-        packet.data.clear();
-    } else {
-        packet.protocol = rng.u8(253..255);
-    }
-    Made::Whole(packet.bytes())
-}
-
 fn none(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.options.clear();
     packet.source = if rng.bool() { MEMBER } else { STRANGER };
     Made::Whole(packet.bytes())
 }
 
 fn twice(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let packet = base(number, tag, rng);
+    let packet = packet::base::<Packet>(number, tag, rng);
     let right = packet.options.clone();
     let mut wrong = right.clone();
     changed(&mut wrong[2..], rng);
@@ -284,7 +270,7 @@ fn twice(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn padding(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let packet = base(number, tag, rng);
+    let packet = packet::base::<Packet>(number, tag, rng);
     let mut label = packet.options.clone();
     if rng.bool() {
         changed(&mut label[2..], rng);
@@ -301,7 +287,7 @@ fn padding(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn other_options(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let packet = base(number, tag, rng);
+    let packet = packet::base::<Packet>(number, tag, rng);
     let mut label = packet.options.clone();
     if rng.u8(..3) > 0 {
         changed(&mut label[2..], rng);
@@ -322,20 +308,20 @@ fn other_options(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn chance(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let packet = base(number, tag, rng);
+    let packet = packet::base::<Packet>(number, tag, rng);
     let mut options = vec![0; rng.usize(1..11) * 4];
     rng.fill(&mut options);
     // Some of it looks like a label.
-    if options.len() >= LEN && rng.bool() {
-        let at = rng.usize(..options.len() - LEN + 1);
-        options[at..at + 2].copy_from_slice(&[OPTION, LEN as u8]);
+    if options.len() >= LABEL && rng.bool() {
+        let at = rng.usize(..options.len() - LABEL + 1);
+        options[at..at + 2].copy_from_slice(&[OPTION, LABEL as u8]);
         options[..at].fill(1);
     }
     Made::Whole(packet.with(&options).bytes())
 }
 
 fn truncated(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     let whole = packet.bytes();
     let len = rng.usize(1..whole.len());
     if rng.bool() {
@@ -350,19 +336,19 @@ fn truncated(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn over_long(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     match rng.u8(..3) {
         0 => {
             // A label of another length, with room for it.
             let len = rng.usize(2..41);
             let mut options = packet.options.clone();
-            options.resize(len.max(LEN), 0);
+            options.resize(len.max(LABEL), 0);
             options[1] = len as u8;
             packet = packet.with(&options);
         }
         1 => {
             // Data up to what a frame holds.
-            packet.data.resize(rng.usize(100..1400), b'x');
+            packet.datagram.data.resize(rng.usize(100..1400), b'x');
             changed(&mut packet.options[2..], rng);
         }
         _ => {
@@ -379,14 +365,14 @@ fn over_long(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn header_length(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     // Shorter cuts the label in two, longer takes the data for options.
     packet.ihl = Some(rng.u8(..16));
     Made::Whole(packet.bytes())
 }
 
 fn broken_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     match rng.u8(..3) {
         0 => packet.version = rng.u8(..16),
         1 => packet.spoil = rng.u16(1..0xffff),
@@ -401,14 +387,14 @@ fn broken_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn broken_datagram(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.spoil_datagram = rng.u16(1..0xffff);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.spoil = rng.u16(1..0xffff);
     Made::Whole(packet.bytes())
 }
 
 fn open_socket(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.ports.1 = OPEN_PORT;
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.ports.1 = OPEN_PORT;
     packet.source = if rng.bool() { MEMBER } else { STRANGER };
     match rng.u8(..3) {
         0 => packet.options.clear(),
@@ -416,47 +402,6 @@ fn open_socket(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
         _ => {}
     }
     Made::Whole(packet.bytes())
-}
-
-/// A segment with a label that is changed, copied from a datagram, made up, or none.
-fn attacked_segment(mut packet: Packet, rng: &mut Rng) -> Made {
-    packet.protocol = TCP;
-    let of_datagram = packet.options.clone();
-    packet.options = packet.label(COLBY, ZONE, EPOCH).to_vec();
-    match rng.u8(..6) {
-        0 => packet.options.clear(),
-        1 => packet.options = of_datagram,
-        2 => rng.fill(&mut packet.options[12..]),
-        3 => packet.source = STRANGER,
-        4 => {
-            let twice = [packet.options.clone(), packet.options.clone()].concat();
-            packet.options = twice;
-        }
-        _ => changed(&mut packet.options[2..], rng),
-    }
-    Made::Whole(packet.bytes())
-}
-
-fn opening(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.ports = (rng.u16(1024..), FLOW_PORT);
-    packet.segment = (rng.u32(..), 0, SYN);
-    if rng.bool() {
-        packet.data.clear();
-    }
-    attacked_segment(packet, rng)
-}
-
-fn slipped(plan: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    let running = plan.running;
-    packet.ports = (running.port, FLOW_PORT);
-    // What the receiver waits for, or somewhere in its window.
-    let next = running
-        .next
-        .wrapping_add([0, rng.u32(..3000)][rng.usize(..2)]);
-    packet.segment = (next, running.acknowledged, ACK_PSH);
-    attacked_segment(packet, rng)
 }
 
 /// A datagram in fragments, which carry these options, the first one and the later ones.
@@ -469,7 +414,7 @@ fn fragments(
     rng: &mut Rng,
 ) -> Made {
     let mut packet = packet.clone();
-    let payload = packet.transport();
+    let payload = packet.datagram.bytes(packet.ends());
     packet.id = (number % 0xf000) as u16;
     packet.options = first.to_vec();
     let whole = packet.carrying(&payload);
@@ -488,8 +433,8 @@ fn fragments(
 
 /// Long enough for several fragments.
 fn long(number: u64, tag: &[u8; 6], rng: &mut Rng) -> (Packet, usize) {
-    let mut packet = base(number, tag, rng);
-    packet.data.resize(rng.usize(30..68), b'x');
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.data.resize(rng.usize(30..68), b'x');
     // The shortest holds the ports only.
     (packet, rng.usize(1..4) * 8)
 }
@@ -536,54 +481,19 @@ fn incomplete(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     Made::Known(made, counts)
 }
 
-fn copy(_: &Plan, _: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    Made::Whole(base(0, tag, rng).bytes())
-}
-
 fn other_data(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.id = rng.u16(..);
-    packet.data.resize(rng.usize(6..64), b'y');
+    packet.datagram.data.resize(rng.usize(6..64), b'y');
     Made::Whole(packet.bytes())
-}
-
-fn another_node(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let snid = [MUNSTER, 3, rng.u32(3..0x1_0000), rng.u32(..)][rng.usize(..4)];
-    let packet = base(number, tag, rng).relabel(snid, ZONE, EPOCH);
-    Made::Whole(packet.bytes())
-}
-
-fn another_zone(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let scid = [1, 2, 20, u32::MAX, rng.u32(..)][rng.usize(..5)];
-    let mut packet = base(number, tag, rng);
-    if rng.u8(..4) == 0 {
-        packet.ports.1 = OPEN_PORT;
-    }
-    Made::Whole(packet.relabel(COLBY, scid, EPOCH).bytes())
-}
-
-fn another_epoch(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let epoch = other(rng, EPOCH);
-    let packet = base(number, tag, rng).relabel(COLBY, ZONE, epoch);
-    Made::Whole(packet.bytes())
-}
-
-fn kernels(plan: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    if rng.bool() {
-        packet.protocol = TCP;
-        packet.ports = (plan.running.port, FLOW_PORT);
-        packet.segment = (plan.running.next, plan.running.acknowledged, ACK_PSH);
-    }
-    Made::Whole(packet.relabel(COLBY, 0, EPOCH).bytes())
 }
 
 fn sealed_then_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.ports.0 = rng.u16(1024..);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.ports.0 = rng.u16(1024..);
     let mut packet = packet.relabel(COLBY, ZONE, EPOCH);
     match rng.u8(..4) {
-        0 => packet.ports.0 = packet.ports.0.wrapping_add(1),
+        0 => packet.datagram.ports.0 = packet.datagram.ports.0.wrapping_add(1),
         1 => packet.source = STRANGER,
         2 => packet.destination = SECOND,
         _ => changed(&mut packet.options[4..], rng),

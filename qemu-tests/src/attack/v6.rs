@@ -4,17 +4,12 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use fastrand::Rng;
 
-use super::fate::{Ends, TCP, UDP, code};
+use super::fate::{Ends, TCP};
 use super::fate6::{DEST, FRAGMENT, HOP, LEN, OPTION, ROUTING, fate, reassembled};
-use super::kinds::{CLAIMS, INCOMPLETE_EACH, Kind, Made, Makes, changed, other, transport};
-use super::{
-    COLBY, EPOCH, FLOW_PORT, MEMBER6, MUNSTER, OPEN_PORT, Plan, RECEIVER6, SECOND6, SEEN_PORTS,
-    STRANGER6, ZONE, ZONE_PORTS, local,
-};
-use crate::enrol::pair_key;
+use super::kinds::{CLAIMS, INCOMPLETE_EACH, Kind, Made, Makes, changed, other};
+use super::packet::{self, Datagram, Packet as _};
+use super::{COLBY, EPOCH, MEMBER6, OPEN_PORT, Plan, RECEIVER6, SECOND6, STRANGER6, ZONE, local};
 
-const SYN: u8 = 2;
-const ACK_PSH: u8 = 24;
 /// Where behind the fixed header the label's data begins, if its header is the first.
 const DATA: usize = 6;
 
@@ -30,55 +25,20 @@ struct Packet {
     /// Length, if not the true one.
     said: Option<u16>,
     hops: u8,
-    protocol: u8,
     source: Ipv6Addr,
     destination: Ipv6Addr,
     headers: Vec<Header>,
-    ports: (u16, u16),
-    /// Sequence number, acknowledgement and flags of a segment.
-    segment: (u32, u32, u8),
-    /// Added to the right checksum of a datagram.
-    spoil_datagram: u16,
-    data: Vec<u8>,
+    datagram: Datagram,
 }
 
 impl Packet {
-    /// What everybody has seen go by: a datagram of the member's to a socket of the zone.
-    fn seen(tuple: usize, tag: &[u8; 6], number: u64) -> Self {
-        let mut data = tag.to_vec();
-        data.extend(format!(" {number}").bytes());
-        let mut packet = Self {
-            version: 6,
-            flow: 0,
-            said: None,
-            hops: 64,
-            protocol: UDP,
-            source: MEMBER6,
-            destination: RECEIVER6,
-            headers: Vec::new(),
-            ports: (SEEN_PORTS[tuple], ZONE_PORTS[tuple]),
-            segment: (0, 0, 0),
-            spoil_datagram: 0,
-            data,
-        };
-        packet.headers = vec![packet.label(COLBY, ZONE, EPOCH)];
-        packet
-    }
-
     fn ends(&self) -> Ends {
         (IpAddr::V6(self.source), IpAddr::V6(self.destination))
     }
 
     /// The label that the member's key makes for this tuple, in its header.
     fn label(&self, snid: u32, scid: u32, epoch: u8) -> Header {
-        // As IPv4 has it, for the code.
-        let mut label = [0; 20];
-        label[2..4].copy_from_slice(&[0x10, epoch]);
-        label[4..8].copy_from_slice(&snid.to_be_bytes());
-        label[8..12].copy_from_slice(&scid.to_be_bytes());
-        let key = pair_key(COLBY, MUNSTER, EPOCH);
-        let mac = code(&key, &label, self.protocol, self.ends(), self.ports);
-        label[12..].copy_from_slice(&mac.to_be_bytes());
+        let label = self.datagram.label(self.ends(), snid, scid, epoch);
         let mut header = vec![0, 2, 1, 0, OPTION, 18];
         header.extend(&label[2..]);
         (DEST, header)
@@ -87,17 +47,6 @@ impl Packet {
     /// The label's bytes; it is the only header so far.
     fn label_mut(&mut self) -> &mut Vec<u8> {
         &mut self.headers[0].1
-    }
-
-    fn transport(&self) -> Vec<u8> {
-        transport(
-            self.protocol,
-            self.ends(),
-            self.ports,
-            self.segment,
-            &self.data,
-            self.spoil_datagram,
-        )
     }
 
     /// The headers, the last of which says that this comes next, and this behind them.
@@ -117,18 +66,55 @@ impl Packet {
         packet
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        self.carrying(self.protocol, &self.transport())
-    }
-
     fn with(mut self, headers: impl Into<Vec<Header>>) -> Self {
         self.headers = headers.into();
         self
+    }
+}
+
+impl packet::Packet for Packet {
+    fn seen(tuple: usize, tag: &[u8; 6], number: u64) -> Self {
+        let mut packet = Self {
+            version: 6,
+            flow: 0,
+            said: None,
+            hops: 64,
+            source: MEMBER6,
+            destination: RECEIVER6,
+            headers: Vec::new(),
+            datagram: Datagram::seen(tuple, tag, number),
+        };
+        packet.headers = vec![packet.label(COLBY, ZONE, EPOCH)];
+        packet
     }
 
     fn relabel(mut self, snid: u32, scid: u32, epoch: u8) -> Self {
         self.headers = vec![self.label(snid, scid, epoch)];
         self
+    }
+
+    fn datagram(&mut self) -> &mut Datagram {
+        &mut self.datagram
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.carrying(self.datagram.protocol, &self.datagram.bytes(self.ends()))
+    }
+
+    fn attacked_segment(mut self, rng: &mut Rng) -> Made {
+        self.datagram.protocol = TCP;
+        let of_datagram = self.headers.clone();
+        self.headers = vec![self.label(COLBY, ZONE, EPOCH)];
+        match rng.u8(..7) {
+            0 => self.headers.clear(),
+            1 => self.headers = of_datagram,
+            2 => rng.fill(&mut self.label_mut()[16..]),
+            3 => self.source = STRANGER6,
+            4 => self.headers.push(self.headers[0].clone()),
+            5 => self.headers.push(padding(DEST)),
+            _ => changed(&mut self.label_mut()[DATA..], rng),
+        }
+        Made::Whole(self.bytes())
     }
 }
 
@@ -198,10 +184,20 @@ const KINDS: &[Kind] = &[
     ("label-byte-changed", 200, false, byte_changed),
     ("label-bits-flipped", 110, false, bits_flipped),
     ("label-made-up", 60, false, made_up),
-    ("replayed-to-another-port", 50, false, other_port),
+    (
+        "replayed-to-another-port",
+        50,
+        false,
+        packet::other_port::<Packet>,
+    ),
     ("replayed-to-another-address", 30, false, other_destination),
     ("replayed-from-another-address", 40, false, other_source),
-    ("replayed-in-another-protocol", 20, false, other_protocol),
+    (
+        "replayed-in-another-protocol",
+        20,
+        false,
+        packet::other_protocol::<Packet>,
+    ),
     ("no-label", 30, false, none),
     ("label-twice", 60, false, twice),
     ("label-where-none-stands", 60, false, misplaced),
@@ -218,8 +214,8 @@ const KINDS: &[Kind] = &[
     ("broken-header", 20, false, broken_header),
     ("broken-datagram", 15, false, broken_datagram),
     ("socket-open-to-outside", 20, false, open_socket),
-    ("opening", 60, false, opening),
-    ("slipped-into-a-flow", 60, false, slipped),
+    ("opening", 60, false, packet::opening::<Packet>),
+    ("slipped-into-a-flow", 60, false, packet::slipped::<Packet>),
     (
         "fragments-labelled-as-the-kernels",
         5,
@@ -245,12 +241,27 @@ const KINDS: &[Kind] = &[
         without_header,
     ),
     ("fragments-overlapping", 5, false, overlapping),
-    ("copy", 12, false, copy),
+    ("copy", 12, false, packet::copy::<Packet>),
     ("copied-label-other-data", 12, false, other_data),
-    ("members-label-of-another-node", 30, true, another_node),
-    (CLAIMS, 60, true, another_zone),
-    ("members-label-of-another-epoch", 20, true, another_epoch),
-    ("members-label-of-the-kernel", 30, true, kernels),
+    (
+        "members-label-of-another-node",
+        30,
+        true,
+        packet::another_node::<Packet>,
+    ),
+    (CLAIMS, 60, true, packet::another_zone::<Packet>),
+    (
+        "members-label-of-another-epoch",
+        20,
+        true,
+        packet::another_epoch::<Packet>,
+    ),
+    (
+        "members-label-of-the-kernel",
+        30,
+        true,
+        packet::kernels::<Packet>,
+    ),
     (
         "members-right-label-then-changed",
         60,
@@ -259,13 +270,9 @@ const KINDS: &[Kind] = &[
     ),
 ];
 
-fn base(number: u64, tag: &[u8; 6], rng: &mut Rng) -> Packet {
-    Packet::seen(rng.usize(..2), tag, number)
-}
-
 /// One that has its label, right or, mostly, with its data changed.
 fn maybe_changed(number: u64, tag: &[u8; 6], rng: &mut Rng) -> Packet {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     if rng.u8(..3) > 0 {
         changed(&mut packet.label_mut()[DATA..], rng);
     }
@@ -273,13 +280,13 @@ fn maybe_changed(number: u64, tag: &[u8; 6], rng: &mut Rng) -> Packet {
 }
 
 fn byte_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut bytes = base(number, tag, rng).bytes();
+    let mut bytes = packet::base::<Packet>(number, tag, rng).bytes();
     changed(&mut bytes[40..40 + LEN], rng);
     Made::Whole(bytes)
 }
 
 fn bits_flipped(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut bytes = base(number, tag, rng).bytes();
+    let mut bytes = packet::base::<Packet>(number, tag, rng).bytes();
     for _ in 0..rng.u8(1..9) {
         bytes[40 + rng.usize(2..LEN)] ^= 1 << rng.u8(..8);
     }
@@ -287,26 +294,15 @@ fn bits_flipped(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn made_up(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     // From nothing but the option's type and length right to nothing but the code wrong.
     let from = [6, 8, 12, 16][rng.usize(..4)];
     rng.fill(&mut packet.label_mut()[from..]);
     Made::Whole(packet.bytes())
 }
 
-fn other_port(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    match rng.u8(..4) {
-        0 => packet.ports.0 = rng.u16(1..),
-        1 => packet.ports.1 = ZONE_PORTS[rng.usize(..2)],
-        2 => packet.ports = (packet.ports.1, ZONE_PORTS[rng.usize(..2)]),
-        _ => packet.ports.1 = rng.u16(8000..9000),
-    }
-    Made::Whole(packet.bytes())
-}
-
 fn other_destination(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.destination = match rng.u8(..3) {
         0 => local(rng.u16(0x50..0x90)),
         _ => SECOND6,
@@ -315,7 +311,7 @@ fn other_destination(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Mad
 }
 
 fn other_source(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.source = match rng.u8(..8) {
         0 => RECEIVER6,
         1 => SECOND6,
@@ -325,21 +321,8 @@ fn other_source(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     Made::Whole(packet.bytes())
 }
 
-fn other_protocol(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    if rng.bool() {
-        packet.protocol = TCP;
-        packet.ports.1 = FLOW_PORT;
-        packet.segment = (rng.u32(..), 0, SYN);
-        packet.data.clear();
-    } else {
-        packet.protocol = rng.u8(253..255);
-    }
-    Made::Whole(packet.bytes())
-}
-
 fn none(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.source = if rng.bool() { MEMBER6 } else { STRANGER6 };
     packet.headers = match rng.u8(..4) {
         0 => vec![padding(HOP)],
@@ -351,7 +334,7 @@ fn none(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn twice(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let packet = base(number, tag, rng);
+    let packet = packet::base::<Packet>(number, tag, rng);
     let right = packet.headers[0].clone();
     let mut wrong = right.clone();
     changed(&mut wrong.1[DATA..], rng);
@@ -427,7 +410,7 @@ fn many(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn tlvs(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     let label = packet.label_mut();
     match rng.u8(..6) {
         // The option's length, the padding's, the header's.
@@ -456,7 +439,7 @@ fn tlvs(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn chance(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let packet = base(number, tag, rng);
+    let packet = packet::base::<Packet>(number, tag, rng);
     let label = packet.headers[0].1.clone();
     let units = rng.usize(..6);
     let mut header = vec![0; 8 * (units + 1)];
@@ -528,7 +511,7 @@ fn routed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn truncated(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     let whole = packet.bytes();
     let len = rng.usize(1..whole.len());
     if rng.bool() {
@@ -543,10 +526,10 @@ fn truncated(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn over_long(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     if rng.bool() {
         // Data up to what a frame holds.
-        packet.data.resize(rng.usize(100..1400), b'x');
+        packet.datagram.data.resize(rng.usize(100..1400), b'x');
         changed(&mut packet.label_mut()[DATA..], rng);
         return Made::Whole(packet.bytes());
     }
@@ -560,13 +543,13 @@ fn over_long(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn wrong_length(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.said = Some([rng.u16(..80), rng.u16(..), 0][rng.usize(..3)]);
     Made::Whole(packet.bytes())
 }
 
 fn broken_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     if rng.bool() {
         packet.version = rng.u8(..16);
     } else {
@@ -578,9 +561,9 @@ fn broken_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 }
 
 fn broken_datagram(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     if rng.u8(..3) > 0 {
-        packet.spoil_datagram = rng.u16(1..0xffff);
+        packet.datagram.spoil = rng.u16(1..0xffff);
         return Made::Whole(packet.bytes());
     }
     // No checksum, which IPv6 does not allow.
@@ -591,8 +574,8 @@ fn broken_datagram(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made 
 }
 
 fn open_socket(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.ports.1 = OPEN_PORT;
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.ports.1 = OPEN_PORT;
     packet.source = if rng.bool() { MEMBER6 } else { STRANGER6 };
     match rng.u8(..3) {
         0 => packet.headers.clear(),
@@ -600,45 +583,6 @@ fn open_socket(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
         _ => {}
     }
     Made::Whole(packet.bytes())
-}
-
-/// A segment with a label that is changed, copied from a datagram, made up, or none.
-fn attacked_segment(mut packet: Packet, rng: &mut Rng) -> Made {
-    packet.protocol = TCP;
-    let of_datagram = packet.headers.clone();
-    packet.headers = vec![packet.label(COLBY, ZONE, EPOCH)];
-    match rng.u8(..7) {
-        0 => packet.headers.clear(),
-        1 => packet.headers = of_datagram,
-        2 => rng.fill(&mut packet.label_mut()[16..]),
-        3 => packet.source = STRANGER6,
-        4 => packet.headers.push(packet.headers[0].clone()),
-        5 => packet.headers.push(padding(DEST)),
-        _ => changed(&mut packet.label_mut()[DATA..], rng),
-    }
-    Made::Whole(packet.bytes())
-}
-
-fn opening(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.ports = (rng.u16(1024..), FLOW_PORT);
-    packet.segment = (rng.u32(..), 0, SYN);
-    if rng.bool() {
-        packet.data.clear();
-    }
-    attacked_segment(packet, rng)
-}
-
-fn slipped(plan: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    let running = plan.running;
-    packet.ports = (running.port, FLOW_PORT);
-    // What the receiver waits for, or somewhere in its window.
-    let next = running
-        .next
-        .wrapping_add([0, rng.u32(..3000)][rng.usize(..2)]);
-    packet.segment = (next, running.acknowledged, ACK_PSH);
-    attacked_segment(packet, rng)
 }
 
 /// A datagram in fragments, with headers before what makes them fragments, of the first one and of the later ones, and
@@ -651,14 +595,14 @@ fn fragments(
     within: &[Header],
     rng: &mut Rng,
 ) -> Made {
-    let (next, mut payload) = chain(within, packet.protocol);
+    let (next, mut payload) = chain(within, packet.datagram.protocol);
     // The first one must hold all headers, or becomes nothing.
     let size = payload.len() + rng.usize(1..4) * 8;
-    payload.extend(packet.transport());
-    let whole = packet
-        .clone()
-        .with([first, within].concat())
-        .carrying(packet.protocol, &payload[chain(within, 0).1.len()..]);
+    payload.extend(packet.datagram.bytes(packet.ends()));
+    let whole = packet.clone().with([first, within].concat()).carrying(
+        packet.datagram.protocol,
+        &payload[chain(within, 0).1.len()..],
+    );
     let mut made = Vec::new();
     for (index, part) in payload.chunks(size).enumerate() {
         let more = (index + 1) * size < payload.len();
@@ -674,8 +618,8 @@ fn fragments(
 
 /// Long enough for several fragments.
 fn long(number: u64, tag: &[u8; 6], rng: &mut Rng) -> (Packet, [Header; 1]) {
-    let mut packet = base(number, tag, rng);
-    packet.data.resize(rng.usize(30..68), b'x');
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.data.resize(rng.usize(30..68), b'x');
     let label = packet.headers[0].clone();
     (packet, [label])
 }
@@ -764,7 +708,7 @@ fn apart(number: u64) -> u32 {
 /// The label's header, or the datagram's, goes on in a second fragment that never comes.
 fn without_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     let (packet, label) = long(number, tag, rng);
-    let (next, within) = chain(&label, packet.protocol);
+    let (next, within) = chain(&label, packet.datagram.protocol);
     let part = &within[..rng.usize(1..4) * 8];
     let headers = [fragment(0, true, apart(number))];
     let packet = packet.with(headers).carrying(next, part);
@@ -774,12 +718,12 @@ fn without_header(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
 /// The second one says anew what the end of the first one said: neither is heard any more.
 fn overlapping(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     let (packet, label) = long(number, tag, rng);
-    let payload = packet.transport();
+    let payload = packet.datagram.bytes(packet.ends());
     let part = |from: usize, to: usize| {
         let mut headers = label.to_vec();
         headers.push(fragment(from, true, apart(number)));
         let packet = packet.clone().with(headers);
-        packet.carrying(packet.protocol, &payload[from..to])
+        packet.carrying(packet.datagram.protocol, &payload[from..to])
     };
     Made::Known(vec![part(0, 24), part(16, 32)], vec!["Ip6ReasmReqds"; 2])
 }
@@ -798,54 +742,19 @@ fn incomplete(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
     Made::Known(made, counts)
 }
 
-fn copy(_: &Plan, _: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    Made::Whole(base(0, tag, rng).bytes())
-}
-
 fn other_data(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
     packet.flow = rng.u32(..);
-    packet.data.resize(rng.usize(6..64), b'y');
+    packet.datagram.data.resize(rng.usize(6..64), b'y');
     Made::Whole(packet.bytes())
-}
-
-fn another_node(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let snid = [MUNSTER, 3, rng.u32(3..0x1_0000), rng.u32(..)][rng.usize(..4)];
-    let packet = base(number, tag, rng).relabel(snid, ZONE, EPOCH);
-    Made::Whole(packet.bytes())
-}
-
-fn another_zone(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let scid = [1, 2, 20, u32::MAX, rng.u32(..)][rng.usize(..5)];
-    let mut packet = base(number, tag, rng);
-    if rng.u8(..4) == 0 {
-        packet.ports.1 = OPEN_PORT;
-    }
-    Made::Whole(packet.relabel(COLBY, scid, EPOCH).bytes())
-}
-
-fn another_epoch(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let epoch = other(rng, EPOCH);
-    let packet = base(number, tag, rng).relabel(COLBY, ZONE, epoch);
-    Made::Whole(packet.bytes())
-}
-
-fn kernels(plan: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    if rng.bool() {
-        packet.protocol = TCP;
-        packet.ports = (plan.running.port, FLOW_PORT);
-        packet.segment = (plan.running.next, plan.running.acknowledged, ACK_PSH);
-    }
-    Made::Whole(packet.relabel(COLBY, 0, EPOCH).bytes())
 }
 
 fn sealed_then_changed(_: &Plan, number: u64, tag: &[u8; 6], rng: &mut Rng) -> Made {
-    let mut packet = base(number, tag, rng);
-    packet.ports.0 = rng.u16(1024..);
+    let mut packet = packet::base::<Packet>(number, tag, rng);
+    packet.datagram.ports.0 = rng.u16(1024..);
     let mut packet = packet.relabel(COLBY, ZONE, EPOCH);
     match rng.u8(..4) {
-        0 => packet.ports.0 = packet.ports.0.wrapping_add(1),
+        0 => packet.datagram.ports.0 = packet.datagram.ports.0.wrapping_add(1),
         1 => packet.source = STRANGER6,
         2 => packet.destination = SECOND6,
         _ => changed(&mut packet.label_mut()[8..], rng),
