@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::kernel::FakeKernel;
 use common::{Cluster, Node, assert_refused, bundle, refusal, source, until};
+use dsi_proto::address::ServerAddress;
 use dsi_proto::netlink::{Class, Event, Reason};
 use dsi_proto::pki::{Authority, Identity, PrivateKey, Role};
 use dsi_proto::signature;
@@ -18,7 +19,7 @@ use smd::join::JoinError;
 use smd::persist::Directory;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -602,23 +603,10 @@ async fn expelled_node_is_gone_from_every_kernel_and_has_no_way_back() {
     assert_refused(remove("munster").await, Code::NotFound, "munster");
 
     // Its certificate is one of this cluster's CA and opens nothing; its twin's does.
+    let servers = cluster.profile().cluster.servers;
     let sync = async |name: &str| {
-        let credentials = Directory::new(&cluster.node_directory(name))
-            .credentials()
-            .unwrap();
-        let servers = cluster.profile().cluster.servers;
-        let channel = tls::connect(&servers, &credentials).await.unwrap();
-        let hello = v1::Hello {
-            protocol: 1,
-            ..v1::Hello::default()
-        };
-        let hello = v1::FromManager {
-            body: Some(v1::from_manager::Body::Hello(hello)),
-        };
-        ManagerClient::new(channel)
-            .sync(tokio_stream::once(hello))
-            .await
-            .map(|_| ())
+        let directory = Directory::new(&cluster.node_directory(name));
+        greet(&servers, &directory.credentials().unwrap()).await
     };
     assert_refused(sync("munster").await, Code::PermissionDenied, "node 1");
     assert!(sync("colby").await.is_ok());
@@ -1002,6 +990,20 @@ async fn denials_of_all_nodes_reach_an_administrator_live_and_those_meanwhile_la
     assert!(file.lines().count() >= 2 && file.contains("\"reason\":\"no-permission\""));
 }
 
+/// Says Hello to the servers as a manager does.
+async fn greet(servers: &[ServerAddress], credentials: &ClientCredentials) -> Result<(), Status> {
+    let channel = tls::connect(servers, credentials).await.unwrap();
+    let hello = v1::Hello {
+        protocol: 1,
+        ..v1::Hello::default()
+    };
+    let hello = v1::FromManager {
+        body: Some(v1::from_manager::Body::Hello(hello)),
+    };
+    let mut client = ManagerClient::new(channel);
+    client.sync(tokio_stream::once(hello)).await.map(|_| ())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_can_do_what_another_role_may() {
     let cluster = Cluster::start().await;
@@ -1038,27 +1040,17 @@ async fn nobody_can_do_what_another_role_may() {
     );
     assert_refused(status(&nobody).await, Code::Unauthenticated, "certificate");
 
-    let sync = async |credentials: &ClientCredentials| {
-        let channel = tls::connect(&servers, credentials).await.unwrap();
-        let hello = v1::Hello {
-            protocol: 1,
-            ..v1::Hello::default()
-        };
-        let hello = v1::FromManager {
-            body: Some(v1::from_manager::Body::Hello(hello)),
-        };
-        ManagerClient::new(channel)
-            .sync(tokio_stream::once(hello))
-            .await
-            .map(|_| ())
-    };
-    assert!(sync(&manager).await.is_ok());
+    assert!(greet(&servers, &manager).await.is_ok());
     assert_refused(
-        sync(&administrator).await,
+        greet(&servers, &administrator).await,
         Code::PermissionDenied,
         "no manager",
     );
-    assert_refused(sync(&nobody).await, Code::Unauthenticated, "certificate");
+    assert_refused(
+        greet(&servers, &nobody).await,
+        Code::Unauthenticated,
+        "certificate",
+    );
 
     // A certificate of this CA, but for a cluster or a node that is none.
     let key = std::fs::read(cluster.files.server_directory.join("ca.key")).unwrap();
@@ -1089,7 +1081,11 @@ async fn nobody_can_do_what_another_role_may() {
     );
     assert_refused(status(&elsewhere).await, Code::Unauthenticated, "cluster");
     let no_member = issue(cluster.uuid(), Role::Manager { snid: 99 });
-    assert_refused(sync(&no_member).await, Code::PermissionDenied, "99");
+    assert_refused(
+        greet(&servers, &no_member).await,
+        Code::PermissionDenied,
+        "99",
+    );
     let signed_off = issue(
         cluster.uuid(),
         Role::Administrator {
