@@ -28,6 +28,14 @@ pub struct Test {
     pub run: fn(&mut Cluster) -> TestResult,
 }
 
+/// A table of tests: `"name" => function,`.
+#[macro_export]
+macro_rules! tests {
+    ($($name:literal => $run:expr,)+) => {
+        &[$($crate::suite::Test { name: $name, run: $run },)+]
+    };
+}
+
 /// A suite.
 #[derive(Clone, Copy)]
 pub struct Suite {

@@ -11,7 +11,7 @@ use crate::fault::Failure;
 use crate::node::{Node, Process};
 use crate::regime::{Counters, Denial, Regime, kept, until};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -22,10 +22,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 /// Where what was tried was tried: root and a user of zone 10, and of zone 30, which is trusted.
 const ROOT: &str = "10-root";

@@ -15,7 +15,7 @@ use crate::node::{Node, Process};
 use crate::pcap::Frame;
 use crate::regime::{self, Counters, Denial, Regime, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite. The stranger has no module and is in nobody's node map; colby's administrator forges.
 pub const SUITE: Suite = Suite {
@@ -30,10 +30,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 const TESTS: &[Test] = tests! {
     "right-label-from-raw-socket-ok" => right_label,

@@ -13,7 +13,7 @@ use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv6};
 use crate::regime::{self, Counters, Denial, Regime, document, network};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -24,10 +24,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 const TESTS: &[Test] = tests! {
     "udp-across-nodes-10-to-20-denied" => |c| denied(c, "udp", ACROSS, ZONE_10, ZONE_20),

@@ -9,7 +9,7 @@ use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
 use crate::regime::{self, Counters, Denial, Regime, document, until};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -20,10 +20,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 const TESTS: &[Test] = tests! {
     "no-rule-denied" => no_rule,

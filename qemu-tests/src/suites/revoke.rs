@@ -11,7 +11,7 @@ use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
 use crate::regime::{self, Counters, Regime, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -22,10 +22,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 const TESTS: &[Test] = tests! {
     "stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "colby", V4),

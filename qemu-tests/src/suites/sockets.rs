@@ -11,7 +11,7 @@ use crate::node::{Node, Output, Process};
 use crate::pcap::Frame;
 use crate::regime::{self, Counters, Denial, Regime, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -22,10 +22,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 const TESTS: &[Test] = tests! {
     "source-route-out-of-a-zone-denied" => source_route_denied,

@@ -12,7 +12,7 @@ use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv4};
 use crate::regime::{self, Counters, Denial, Regime, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
-use crate::{check, check_eq};
+use crate::{check, check_eq, tests};
 
 /// The suite.
 pub const SUITE: Suite = Suite {
@@ -23,10 +23,6 @@ pub const SUITE: Suite = Suite {
     setup,
     tests: TESTS,
 };
-
-macro_rules! tests {
-    ($($name:literal => $run:expr,)+) => { &[$(Test { name: $name, run: $run },)+] };
-}
 
 const TESTS: &[Test] = tests! {
     "sockets-older-than-module-labelled-as-default-ok" => older_sockets,
