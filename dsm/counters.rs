@@ -7,14 +7,18 @@
 use crate::engine::Reason;
 use crate::sys::count;
 
-/// Something that is counted. The first ones are counted by the C side.
+/// Something that is counted. What the C side counts comes first, some of it counted here, too.
 #[derive(Clone, Copy)]
 #[repr(u32)]
 pub(crate) enum Event {
+    /// A packet with a verified label came in.
+    InLabelled = count::IN_LABELLED,
+    /// A TCP segment without a label came in, of a flow whose peer is known.
+    InBare = count::IN_BARE,
+    /// A TCP segment left without a label: the peer has its flow's.
+    OutBare = count::OUT_BARE,
     /// A packet left without a label because there is no key for its node.
     OutNoKey = count::C_END,
-    /// A packet with a verified label came in.
-    InLabelled,
     /// A packet without a label came in.
     InUnlabelled,
     /// A packet that the kernel made came in, under ScID 0.
@@ -31,6 +35,12 @@ pub(crate) enum Event {
     LineHeld,
     /// An event likewise.
     EventHeld,
+    /// The peer of a TCP flow has proved itself for all of it.
+    FlowBound,
+    /// A segment of no connection was left to TCP, which answers it by a reset.
+    InStray,
+    /// A packet between nodes, one end of which has an address that is no node's, counted as outside.
+    Unmapped,
     /// One for each reason: refused.
     Refused,
 }
@@ -45,8 +55,10 @@ const NAMES: [&str; REFUSED as usize] = [
     "out-deceiving",
     "flows-aborted",
     "rejected",
-    "out-no-key",
     "in-labelled",
+    "in-bare",
+    "out-bare",
+    "out-no-key",
     "in-unlabelled",
     "in-kernel",
     "socket-adopted",
@@ -55,6 +67,9 @@ const NAMES: [&str; REFUSED as usize] = [
     "sockets-full",
     "log-held",
     "events-held",
+    "flow-bound",
+    "in-stray",
+    "unmapped",
 ];
 
 /// It has happened once more.

@@ -41,13 +41,9 @@ struct Hooks {
 struct Tables;
 
 impl Tables {
-    fn new() -> Result<Self> {
+    fn new() -> Self {
         sys::lsm::prepare();
-        state::tasks::init()?;
-        let tables = Self;
-        state::sockets::init()?;
-        state::owners::init()?;
-        Ok(tables)
+        Self
     }
 }
 
@@ -63,7 +59,7 @@ impl Hooks {
     /// Packets are labelled before any is refused for the lack of a label.
     fn start() -> Result<Self> {
         let found = sys::lsm::find()?;
-        let tables = Tables::new()?;
+        let tables = Tables::new();
         let out = if sys::params::hooks_only() {
             None
         } else {

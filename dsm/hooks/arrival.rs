@@ -6,24 +6,61 @@
 //! sure. Without a policy everything is delivered, on an enrolled node only what is for the
 //! management.
 
-use super::{carry_out, decide, is_open, refuse, Question, Verdict};
+use super::{as_unmapped, carry_out, decide, is_open, note_unmapped, refuse, Question, Verdict};
 use crate::counters::{self, Event};
-use crate::engine::{header6, label, Class, Decision, Peer, Policy, Reason, Remote, ScId};
-use crate::state::sockets::{self, Role, Socket};
-use crate::state::{self, nodes, policy};
-use crate::sys::net::{Packet, SockRef, TCP};
+use crate::engine::{
+    header6, label, Class, Decision, Label, Peer, Policy, Reason, Remote, ScId, Start,
+};
+use crate::state::sockets::{self, Proof, Role, Socket};
+use crate::state::{self, nodes, policy, recent};
+use crate::sys::net::{Ends, Incoming, LabelWords, Packet, SockRef, TCP, UDP};
 use crate::sys::prf::KernelPrf;
 use crate::sys::ptrmap::Held;
 
 const HOOK: &str = "socket_sock_rcv_skb";
 
-/// See above. `reject` answers the packet with 'administratively prohibited'.
+/// Whether a segment of a connection, without label or any other option, is known to be let in.
+#[inline(always)]
+pub(crate) fn is_believed(sock: SockRef<'_>, held: &Held<'_>) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| socket.believes(socket.era(state::generation())))
+}
+
+/// Whether a datagram over IPv4, with a label and no other option, is like the last one that the socket
+/// was let have.
+#[inline(always)]
+pub(crate) fn is_known_datagram(
+    sock: SockRef<'_>,
+    ends: Ends,
+    label: LabelWords,
+    held: &Held<'_>,
+) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| {
+        let words = words_of(socket.era(state::generation()), ends, label);
+        socket.arrived.is(&words)
+    })
+}
+
+/// The same of any lately.
+#[inline(always)]
+pub(crate) fn is_recent_datagram(
+    sock: SockRef<'_>,
+    ends: Ends,
+    label: LabelWords,
+    held: &Held<'_>,
+) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| {
+        let words = words_of(socket.era(state::generation()), ends, label);
+        recent::has_arrived(socket.id(), ends.ports, words)
+    })
+}
+
+/// See above.
 #[inline]
 pub(crate) fn arrival(
     sock: SockRef<'_>,
     packet: &Packet<'_>,
     held: &Held<'_>,
-    reject: impl FnOnce(),
+    incoming: &Incoming<'_>,
 ) -> Verdict {
     let generation = state::generation();
     if packet.is_raw() {
@@ -33,19 +70,19 @@ pub(crate) fn arrival(
     // As of this flow: whoever begins another one meanwhile makes the verdict worthless.
     let era = socket.map_or(generation, |socket| socket.era(generation));
     if socket.is_some_and(|socket| is_known(socket, era, packet)) {
-        counters::add(if !packet.has_options() {
-            Event::InUnlabelled
-        } else {
-            Event::InLabelled
+        counters::add(match socket {
+            _ if packet.has_options() => Event::InLabelled,
+            Some(socket) if socket.is_bound() => Event::InBare,
+            _ => Event::InUnlabelled,
         });
         return Ok(());
     }
     if is_open(generation) {
         return Ok(());
     }
-    let verdict = judge(sock, socket, packet, [generation, era]);
+    let verdict = judge(sock, socket, packet, [generation, era], incoming);
     if verdict.is_err() && packet.opens() && is_rejecting() {
-        reject();
+        incoming.reject();
     }
     verdict
 }
@@ -61,17 +98,19 @@ fn is_rejecting() -> bool {
 #[inline(never)]
 fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>) -> Verdict {
     let owner = sockets::owner(sock, held);
-    if owner.0 <= ScId::DEFAULT.0 || is_open(generation) {
+    if owner.is_some_and(|owner| owner.0 <= ScId::DEFAULT.0) || is_open(generation) {
         return Ok(());
     }
-    let (source, fault) = sender(packet);
+    let shown = sender(packet, None, || None);
+    let (source, fault) = (shown.peer, shown.fault);
     let remote = Remote::sender_of(&packet.flow());
     policy::with(|policy, _| {
         let target = Peer {
-            scid: owner,
+            scid: owner.unwrap_or(ScId::DEFAULT),
             snid: nodes::own(),
         };
         let decision = match (fault, policy) {
+            _ if owner.is_none() => refuse(policy, Reason::NoMemory),
             (Some(reason), _) => refuse(policy, reason),
             (None, _) if source.scid == ScId::KERNEL && packet.is_icmp_reply() => Decision::PERMIT,
             (None, Some(policy)) if source != Peer::OUTSIDE => {
@@ -82,10 +121,11 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
                     datagram(policy, packet, source, target, &remote)
                 }
             }
-            _ => decide(policy, owner, |policy| {
+            _ => decide(policy, target.scid, |policy| {
                 datagram(policy, packet, source, target, &remote)
             }),
         };
+        let (decision, source) = shown.told_as(decision);
         told(decision, packet, source, target)
     })
 }
@@ -125,23 +165,44 @@ fn told(decision: Decision, packet: &Packet<'_>, source: Peer, target: Peer) -> 
     .map(drop)
 }
 
-/// Whether such a packet was the last one that the socket was let have.
+/// Whether such a packet was the last one that the socket was let have. Those of a handshake are
+/// each looked at: their labels cover what is not compared here.
 #[inline(always)]
 fn is_known(socket: &Socket, generation: u64, packet: &Packet<'_>) -> bool {
-    if packet.is_ipv4() {
-        words(generation, packet).is_some_and(|words| socket.arrived.is(&words))
+    if packet.is_listening() || packet.is_syn() {
+        false
+    } else if packet.is_ipv4() {
+        words(generation, packet).is_some_and(|words| {
+            socket.arrived.is(&words)
+                || packet.protocol() == UDP
+                    && recent::has_arrived(socket.id(), packet.ends().ports, words)
+        })
     } else {
-        words6(generation, packet).is_some_and(|words| socket.arrived.is(&words))
+        words6(generation, packet).is_some_and(|words| {
+            socket.arrived.is(&words)
+                || packet.protocol() == UDP
+                    && recent::has_arrived6(socket.id(), packet.ports(), words)
+        })
     }
 }
 
 fn remember(socket: &Socket, generation: u64, packet: &Packet<'_>) {
+    if packet.is_listening() || packet.is_syn() {
+        return;
+    }
+    let datagram = packet.protocol() == UDP;
     if packet.is_ipv4() {
         if let Some(words) = words(generation, packet) {
             socket.arrived.set(words);
+            if datagram {
+                recent::note_arrived(socket.id(), packet.ends().ports, words);
+            }
         }
     } else if let Some(words) = words6(generation, packet) {
         socket.arrived.set(words);
+        if datagram {
+            recent::note_arrived6(socket.id(), packet.ports(), words);
+        }
     }
 }
 
@@ -168,50 +229,181 @@ fn words6(generation: u64, packet: &Packet<'_>) -> Option<[u64; 9]> {
 /// What is the same for packets that get the same verdict, in one socket and generation.
 #[inline(always)]
 fn words(generation: u64, packet: &Packet<'_>) -> Option<[u64; 5]> {
-    let [a, b, c] = packet.label_words()?;
-    Some([
-        generation,
-        packet.addrs(),
-        u64::from(packet.ports()) << 32 | c,
-        a,
-        b,
-    ])
+    let label = packet.label_words()?;
+    Some(words_of(generation, packet.ends(), label))
 }
 
-/// Who sent it, or why that cannot be believed; the claim is told in both cases.
-fn sender(packet: &Packet<'_>) -> (Peer, Option<Reason>) {
+#[inline(always)]
+fn words_of(generation: u64, ends: Ends, [a, b, c]: LabelWords) -> [u64; 5] {
+    [
+        generation,
+        ends.addrs,
+        u64::from(ends.ports) << 32 | c,
+        a,
+        b,
+    ]
+}
+
+/// Who sent a packet, as far as it can be believed.
+#[derive(Clone, Copy)]
+struct Sender {
+    /// Who it claims to be; outside without label.
+    peer: Peer,
+    /// Why that is not to be believed.
+    fault: Option<Reason>,
+    /// How it has shown it.
+    proof: Proof,
+    /// Who it claims to be by a label that cannot be verified, because an end of the packet has an
+    /// address that is no node's. It is outside then.
+    unmapped: Option<Peer>,
+}
+
+impl Sender {
+    /// How a decision on it is told, and about whom.
+    fn told_as(self, decision: Decision) -> (Decision, Peer) {
+        match self.unmapped {
+            Some(claim) if decision.is_refusal() => {
+                (as_unmapped(decision, Reason::UnknownNode), claim)
+            }
+            _ => (decision, self.peer),
+        }
+    }
+}
+
+/// Who sent it. `handshake` tells where the sequence numbers of a segment for a listener start, if
+/// its own do not tell.
+fn sender(
+    packet: &Packet<'_>,
+    socket: Option<&Socket>,
+    handshake: impl Fn() -> Option<Start>,
+) -> Sender {
     let label = if packet.is_ipv4() {
         label::find(packet.options())
     } else {
         let (first, extensions) = packet.extensions();
         header6::find(first, extensions, packet.protocol())
     };
-    let label = match label {
-        Ok(Some(label)) => label,
-        Ok(None) => return (Peer::OUTSIDE, None),
-        Err(_) => return (Peer::OUTSIDE, Some(Reason::BadLabel)),
+    let (peer, proof, fault) = match label {
+        Ok(Some(label)) => {
+            let claim = Peer {
+                scid: label.scid,
+                snid: label.snid,
+            };
+            if is_unmapped(packet) {
+                return Sender {
+                    peer: Peer::OUTSIDE,
+                    fault: None,
+                    proof: Proof::None,
+                    unmapped: Some(claim),
+                };
+            }
+            match verify(&label, packet, socket, handshake) {
+                Ok(proof) => (claim, proof, None),
+                Err(reason) => (claim, Proof::None, Some(reason)),
+            }
+        }
+        Ok(None) => match bound(packet, socket) {
+            Some(peer) => (peer, Proof::None, moved(packet, peer)),
+            None => (Peer::OUTSIDE, Proof::None, None),
+        },
+        Err(_) => (Peer::OUTSIDE, Proof::None, Some(Reason::BadLabel)),
     };
-    let claim = Peer {
-        scid: label.scid,
-        snid: label.snid,
+    Sender {
+        peer,
+        fault,
+        proof,
+        unmapped: None,
+    }
+}
+
+/// Whether the label of a packet was made for other addresses, or by nobody who is known: one of its
+/// ends is no node's. No label is made for a group.
+fn is_unmapped(packet: &Packet<'_>) -> bool {
+    let unmapped = |own, peer| {
+        let unmapped = nodes::is_unmapped(own);
+        if unmapped {
+            note_unmapped(own, peer);
+        }
+        unmapped
     };
-    let fault = nodes::with(packet.saddr(), |node| {
-        let Some(node) = node else {
-            return Some(Reason::UnknownNode);
-        };
+    let (source, destination) = (packet.saddr(), packet.daddr());
+    unmapped(source, destination) || !packet.to_group() && unmapped(destination, source)
+}
+
+/// The peer of the flow of a segment without label, if it has shown in the flow's handshake who it
+/// is.
+fn bound(packet: &Packet<'_>, socket: Option<&Socket>) -> Option<Peer> {
+    if packet.protocol() != TCP || packet.is_raw() || packet.is_listening() {
+        return None;
+    }
+    socket?.bare_peer(policy::handshake())
+}
+
+/// Whether the address of a flow's peer is another node's by now, or nobody's.
+fn moved(packet: &Packet<'_>, peer: Peer) -> Option<Reason> {
+    nodes::with(packet.saddr(), |node| match node {
+        Some(node) if node.snid() == peer.snid => None,
+        Some(_) => Some(Reason::WrongSource),
+        None => Some(Reason::UnknownNode),
+    })
+}
+
+/// What a label proves of its packet.
+fn verify(
+    label: &Label,
+    packet: &Packet<'_>,
+    socket: Option<&Socket>,
+    handshake: impl Fn() -> Option<Start>,
+) -> core::result::Result<Proof, Reason> {
+    let start = if label.stream {
+        Some(start(packet, socket)?)
+    } else {
+        None
+    };
+    nodes::with(packet.saddr(), |node| {
+        let node = node.ok_or(Reason::UnknownNode)?;
         if node.snid() != label.snid {
-            return Some(Reason::WrongSource);
+            return Err(Reason::WrongSource);
         }
-        let Some(key) = node.rx(label.epoch) else {
-            return Some(Reason::UnknownEpoch);
-        };
-        if label.verify::<KernelPrf>(&packet.flow(), key) {
-            None
-        } else {
-            Some(Reason::BadMac)
+        let key = node.rx(label.epoch).ok_or(Reason::UnknownEpoch)?;
+        let flow = packet.flow();
+        let proves = |start| label.verify::<KernelPrf>(&flow, start, key);
+        if proves(start) {
+            return Ok(match start {
+                None => Proof::Packet,
+                Some(Start { receiver: None, .. }) => Proof::First,
+                Some(_) => Proof::Stream,
+            });
         }
-    });
-    (claim, fault)
+        // Not the first one of its sender's behind the handshake.
+        let listening = label.stream && packet.is_listening() && !packet.is_syn();
+        match listening.then(&handshake).flatten() {
+            Some(start) if proves(Some(start)) => Ok(Proof::Stream),
+            _ => Err(Reason::BadMac),
+        }
+    })
+}
+
+/// Where the sequence numbers start that the label of a segment has to cover.
+fn start(packet: &Packet<'_>, socket: Option<&Socket>) -> core::result::Result<Start, Reason> {
+    if packet.protocol() != TCP || packet.is_raw() {
+        return Err(Reason::BadLabel);
+    }
+    let (sender, receiver) = if packet.is_first() {
+        (packet.seq(), None)
+    } else if packet.is_listening() {
+        // The last segment of the handshake, or the first one of data in its place.
+        let before = |number: u32| number.wrapping_sub(1);
+        (before(packet.seq()), Some(before(packet.ack())))
+    } else if packet.is_syn() {
+        let ours = socket.and_then(Socket::our_start);
+        (packet.seq(), Some(ours.ok_or(Reason::NotBound)?))
+    } else {
+        let starts = socket.and_then(Socket::starts);
+        let [ours, theirs] = starts.ok_or(Reason::NotBound)?;
+        (theirs, Some(ours))
+    };
+    Ok(Start { sender, receiver })
 }
 
 #[inline(never)]
@@ -220,13 +412,15 @@ fn judge(
     socket: Option<&Socket>,
     packet: &Packet<'_>,
     [generation, era]: [u64; 2],
+    incoming: &Incoming<'_>,
 ) -> Verdict {
-    let lost = socket.is_none() && sockets::is_lost(sock);
+    let lost = socket.is_none() && sock.is_lost();
     let owner = sockets::owner_of(socket);
     if owner.is_exempt() {
         return Ok(());
     }
-    let (source, fault) = sender(packet);
+    let shown = sender(packet, socket, || incoming.handshake());
+    let (source, fault) = (shown.peer, shown.fault);
     policy::with(|policy, _| {
         let scid = match socket {
             Some(socket) => socket.scid(policy, generation, packet.protocol(), packet.dport()),
@@ -242,22 +436,66 @@ fn judge(
                 counters::add(Event::InKernel);
                 return Ok(());
             }
-            counters::add(if source == Peer::OUTSIDE {
-                Event::InUnlabelled
-            } else {
-                Event::InLabelled
+            counters::add(match (source, shown.proof) {
+                (Peer::OUTSIDE, _) => Event::InUnlabelled,
+                (_, Proof::None) => Event::InBare,
+                _ => Event::InLabelled,
             });
             if let Some(socket) = socket {
+                if packet.protocol() == TCP && source != Peer::OUTSIDE {
+                    learn(socket, packet, shown.proof, [generation, era]);
+                    if shown.proof == Proof::None && policy::handshake() {
+                        socket.believe(era);
+                    }
+                }
                 remember(socket, era, packet);
             }
             return Ok(());
         }
+        if is_stray(packet, shown, incoming) {
+            return Ok(());
+        }
+        let (decision, source) = shown.told_as(decision);
         let target = Peer {
             scid,
             snid: nodes::own(),
         };
         told(decision, packet, source, target)
     })
+}
+
+/// Notes what the flow's peer has shown by a packet that is let in.
+fn learn(socket: &Socket, packet: &Packet<'_>, proof: Proof, [generation, era]: [u64; 2]) {
+    if packet.is_listening() {
+        return;
+    }
+    if socket.heard(proof, packet.is_syn(), policy::handshake()) {
+        counters::add(Event::FlowBound);
+    }
+    if proof == Proof::Stream && packet.is_syn() {
+        socket.claims(packet.seq());
+    }
+    if socket.era(generation) != era {
+        // Another flow has begun.
+        socket.unlearn();
+    }
+}
+
+/// Whether a segment of a node is for a connection that is no more, whose label was in a handshake
+/// long ago: TCP tells its sender so. Nothing else comes of it.
+#[cold]
+fn is_stray(packet: &Packet<'_>, shown: Sender, incoming: &Incoming<'_>) -> bool {
+    let unlabelled = shown.peer == Peer::OUTSIDE && shown.fault.is_none();
+    let stray = packet.protocol() == TCP
+        && packet.is_listening()
+        && policy::handshake()
+        && (unlabelled || shown.fault == Some(Reason::BadMac))
+        && nodes::with(packet.saddr(), |node| node.is_some())
+        && incoming.is_stray();
+    if stray {
+        counters::add(Event::InStray);
+    }
+    stray
 }
 
 /// The decision on a packet for a socket of one ScID, owned by a process of another or the same.

@@ -5,15 +5,18 @@
 //! Process context for most datagrams, softirq for most of TCP; RCU is held, may not sleep. A
 //! policy has no say: labels tell who sends, from the first key on.
 
-use super::socket::{egress, Way};
-use super::{carry_out, is_open, refuse, Question};
+use super::socket::{egress, may_leave, told_egress, Way};
+use super::{as_unmapped, carry_out, is_open, note_unmapped, refuse, Question};
 use crate::counters::{self, Event};
-use crate::engine::{header6, Class, Label, Peer, Reason, ScId};
+use crate::engine::{header6, Class, Label, Peer, Reason, ScId, Start};
 use crate::state::sockets::{self, Socket};
-use crate::state::{self, nodes, policy, tasks};
-use crate::sys::net::{words_of, words_of6, Departure, LabelWords, Packet, SockRef, TCP};
+use crate::state::{self, nodes, policy, recent, tasks};
+use crate::sys::net::{
+    words_of, words_of6, Departure, Ends, LabelWords, Packet, SockRef, TCP, UDP,
+};
 use crate::sys::prf::KernelPrf;
 use crate::sys::ptrmap::Held;
+use crate::sys::task::TaskRef;
 
 const HOOK: &str = "local_out";
 
@@ -23,12 +26,15 @@ pub(crate) fn departure(
     sock: Option<SockRef<'_>>,
     packet: &Packet<'_>,
     held: &Held<'_>,
+    peer_start: impl FnOnce(SockRef<'_>) -> Option<u32>,
 ) -> Departure {
     let generation = state::generation();
     if let (true, Some(sock)) = (packet.is_raw(), sock) {
         return raw(sock, packet, generation, held);
     }
     let socket = sock.and_then(|sock| sockets::get(sock, held));
+    // What is remembered of this flow's labels carries it.
+    let era = socket.map_or(generation, |socket| socket.era_of_labels(generation));
     let scid = match sock {
         None => ScId::KERNEL,
         Some(sock) => {
@@ -36,7 +42,7 @@ pub(crate) fn departure(
             if owner.is_exempt() {
                 return Departure::Bare;
             }
-            if socket.is_none() && sockets::is_lost(sock) {
+            if socket.is_none() && sock.is_lost() {
                 if let Some(drop) = refused(Reason::NoMemory, owner, packet, generation) {
                     return drop;
                 }
@@ -46,46 +52,112 @@ pub(crate) fn departure(
                     return drop;
                 }
             }
+            if socket.is_some_and(|socket| is_told(socket, packet)) {
+                counters::add(Event::OutBare);
+                return Departure::Bare;
+            }
             match speaker(packet, owner, held) {
                 Some(scid) => scid,
                 None => return Departure::Bare,
             }
         }
     };
+    let make = || {
+        let start = start(socket, packet, || sock.and_then(peer_start));
+        if nodes::is_unmapped(packet.saddr()) {
+            return Err(Unlabelled::Unmapped);
+        }
+        make(packet, scid, start)
+    };
+    // The label of a SYN is good for that one.
+    let memory = socket.filter(|_| !packet.is_syn());
     if !packet.is_ipv4() {
-        return departure6(socket, packet, scid, generation);
+        return departure6(memory, packet, scid, [generation, era], make);
     }
-    let key = [
-        generation,
-        packet.addrs(),
-        u64::from(packet.ports()) << 32 | u64::from(scid.0),
-    ];
-    let [generation, addrs, ports_scid] = key;
-    if let Some([g, a, p, x, y, z]) = socket.and_then(|socket| socket.departed.get()) {
-        // In registers: a comparison of arrays is a call.
-        if (g ^ generation) | (a ^ addrs) | (p ^ ports_scid) == 0 {
-            return Departure::Label([x, y, z]);
+    let ends = packet.ends();
+    let key = key(era, ends, scid);
+    if let Some(words) = memory.and_then(|socket| socket.departed.behind(&key)) {
+        return Departure::Label(words);
+    }
+    let datagram = packet.protocol() == UDP;
+    if datagram {
+        if let Some(words) = recent::label(ends.ports, key) {
+            return Departure::Label(words);
         }
     }
-    let Some([x, y, z]) = make(packet, scid) else {
-        return Departure::Bare;
+    let [x, y, z] = match make() {
+        Ok(words) => words,
+        Err(why) => return unlabelled(why, packet, scid, generation),
     };
-    if let Some(socket) = socket {
-        socket
-            .departed
-            .set([generation, addrs, ports_scid, x, y, z]);
+    if datagram {
+        recent::note_label(ends.ports, key, [x, y, z]);
+    }
+    if let Some(socket) = memory {
+        let [era, addrs, ports_scid] = key;
+        socket.departed.set([era, addrs, ports_scid, x, y, z]);
     }
     Departure::Label([x, y, z])
+}
+
+/// The label of a process' datagram over IPv4 without options, if it is its socket's last one.
+#[inline(always)]
+pub(crate) fn known_label(
+    sock: SockRef<'_>,
+    task: TaskRef<'_>,
+    ends: Ends,
+    held: &Held<'_>,
+) -> Option<LabelWords> {
+    let socket = sockets::get(sock, held)?;
+    socket
+        .departed
+        .behind(&datagram_key(socket, task, ends, held))
+}
+
+/// The same, if it has been made lately.
+#[inline(always)]
+pub(crate) fn recent_label(
+    sock: SockRef<'_>,
+    task: TaskRef<'_>,
+    ends: Ends,
+    held: &Held<'_>,
+) -> Option<LabelWords> {
+    let socket = sockets::get(sock, held)?;
+    // The table is of all sockets: another one may have sent to there from the same port.
+    if socket.owner().is_exempt() {
+        return None;
+    }
+    recent::label(ends.ports, datagram_key(socket, task, ends, held))
+}
+
+/// What the label of a process' datagram depends on. It has no two kinds of them.
+#[inline(always)]
+fn datagram_key(socket: &Socket, task: TaskRef<'_>, ends: Ends, held: &Held<'_>) -> [u64; 3] {
+    key(
+        socket.era(state::generation()),
+        ends,
+        tasks::scid(task, held),
+    )
+}
+
+/// What a label depends on.
+#[inline(always)]
+fn key(era: u64, ends: Ends, scid: ScId) -> [u64; 3] {
+    [
+        era,
+        ends.addrs,
+        u64::from(ends.ports) << 32 | u64::from(scid.0),
+    ]
 }
 
 /// The same for an IPv6 packet. Other extension headers than the label's may not be such that a
 /// receiver would refuse or misread the label, nor send the packet elsewhere than it says.
 #[inline(always)]
 fn departure6(
-    socket: Option<&Socket>,
+    memory: Option<&Socket>,
     packet: &Packet<'_>,
     scid: ScId,
-    generation: u64,
+    [generation, era]: [u64; 2],
+    make: impl FnOnce() -> core::result::Result<LabelWords, Unlabelled>,
 ) -> Departure {
     let (first, extensions) = packet.extensions();
     if !extensions.is_empty() && !nodes::own().is_none() {
@@ -95,21 +167,22 @@ fn departure6(
         }
     }
     let [s0, s1, d0, d1] = packet.addrs6();
-    let generation = generation | sockets::V6;
+    let era = era | sockets::V6;
     let ports_scid = u64::from(packet.ports()) << 32 | u64::from(scid.0);
-    if let Some([g, p, a, b, c, d, x, y, z]) = socket.and_then(|socket| socket.departed.get()) {
-        let differs = (g ^ generation) | (p ^ ports_scid);
+    if let Some([g, p, a, b, c, d, x, y, z]) = memory.and_then(|socket| socket.departed.get()) {
+        let differs = (g ^ era) | (p ^ ports_scid);
         if differs | (a ^ s0) | (b ^ s1) | (c ^ d0) | (d ^ d1) == 0 {
             return Departure::Label([x, y, z]);
         }
     }
-    let Some([x, y, z]) = make(packet, scid) else {
-        return Departure::Bare;
+    let [x, y, z] = match make() {
+        Ok(words) => words,
+        Err(why) => return unlabelled(why, packet, scid, generation),
     };
-    if let Some(socket) = socket {
+    if let Some(socket) = memory {
         socket
             .departed
-            .set([generation, ports_scid, s0, s1, d0, d1, x, y, z]);
+            .set([era, ports_scid, s0, s1, d0, d1, x, y, z]);
     }
     Departure::Label([x, y, z])
 }
@@ -118,7 +191,8 @@ fn departure6(
 /// may send to is only known here: the header may name another destination than the call.
 #[inline(never)]
 fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>) -> Departure {
-    let owner = sockets::owner(sock, held);
+    // They are never cloned, so whose they are is known.
+    let owner = sockets::owner(sock, held).unwrap_or(ScId::DEFAULT);
     let scid = match tasks::current(held) {
         ScId::KERNEL => owner,
         scid => scid,
@@ -149,8 +223,8 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
             return Departure::Drop;
         }
     }
-    match make(packet, scid) {
-        Some(words) if !packet.is_fragment() => Departure::Label(words),
+    match make(packet, scid, None) {
+        Ok(words) if !packet.is_fragment() => Departure::Label(words),
         _ => Departure::Bare,
     }
 }
@@ -194,22 +268,112 @@ fn speaker(packet: &Packet<'_>, owner: ScId, held: &Held<'_>) -> Option<ScId> {
     }
 }
 
-/// A label for the packet; `None` if it goes to no node, or to one without a key.
-fn make(packet: &Packet<'_>, scid: ScId) -> Option<LabelWords> {
-    let own = nodes::own();
-    if own.is_none() {
+/// Whether a segment of a connection goes without its label, if nothing is special about it: its
+/// receiver has it already.
+#[inline]
+pub(crate) fn is_bare(sock: SockRef<'_>, held: &Held<'_>) -> bool {
+    sockets::get(sock, held).is_some_and(Socket::is_bare) && policy::handshake()
+}
+
+/// Whether a segment's receiver has its flow's label already. One that had to be sent again carries
+/// it: the receiver may have lost what it knew.
+#[inline(always)]
+fn is_told(socket: &Socket, packet: &Packet<'_>) -> bool {
+    packet.protocol() == TCP && socket.is_bare() && policy::handshake() && !packet.is_again()
+}
+
+/// What the label of a segment covers beside addresses and ports; `None` for one that covers no
+/// more, such as the kernel's own.
+fn start(
+    socket: Option<&Socket>,
+    packet: &Packet<'_>,
+    peer_start: impl FnOnce() -> Option<u32>,
+) -> Option<Start> {
+    if packet.protocol() != TCP {
         return None;
     }
+    let handshake = policy::handshake();
+    let socket = socket?;
+    if let Some(start) = packet.answer() {
+        return handshake.then_some(start);
+    }
+    if packet.is_first() {
+        socket.opens(packet.seq(), handshake);
+        return handshake.then_some(Start {
+            sender: packet.seq(),
+            receiver: None,
+        });
+    }
+    let [ours, theirs] = socket.starts_or(peer_start)?;
+    (handshake && !socket.labels_each()).then_some(Start {
+        sender: ours,
+        receiver: Some(theirs),
+    })
+}
+
+/// Why a packet gets no label.
+enum Unlabelled {
+    /// It goes to no node, this one is none, or there is no key.
+    NoKey,
+    /// Its own address is no node's, as behind NAT: whoever gets it could not verify the label.
+    Unmapped,
+}
+
+/// A label for the packet.
+fn make(
+    packet: &Packet<'_>,
+    scid: ScId,
+    start: Option<Start>,
+) -> core::result::Result<LabelWords, Unlabelled> {
+    let own = nodes::own();
+    if own.is_none() {
+        return Err(Unlabelled::NoKey);
+    }
     nodes::with(packet.daddr(), |node| {
-        let Some((epoch, key)) = node?.tx() else {
+        let node = node.ok_or(Unlabelled::NoKey)?;
+        let Some((epoch, key)) = node.tx() else {
             counters::add(Event::OutNoKey);
-            return None;
+            return Err(Unlabelled::NoKey);
         };
-        let label = Label::sealed::<KernelPrf>(epoch, own, scid, &packet.flow(), key);
-        Some(if packet.is_ipv4() {
+        let label = Label::sealed::<KernelPrf>(epoch, own, scid, &packet.flow(), start, key);
+        Ok(if packet.is_ipv4() {
             words_of(&label.encode())
         } else {
             words_of6(&header6::encode(&label, packet.protocol()))
         })
     })
+}
+
+/// What becomes of a packet that gets no label. One from behind NAT comes from outside, for the node
+/// that it goes to, so what opens a flow is asked what is asked of what goes outside.
+#[inline(always)]
+fn unlabelled(why: Unlabelled, packet: &Packet<'_>, scid: ScId, generation: u64) -> Departure {
+    match why {
+        Unlabelled::NoKey => Departure::Bare,
+        Unlabelled::Unmapped => unmapped(packet, scid, generation),
+    }
+}
+
+#[cold]
+fn unmapped(packet: &Packet<'_>, scid: ScId, generation: u64) -> Departure {
+    // What goes outside in any case was asked about when it was sent.
+    if scid.is_exempt() || is_open(generation) || nodes::is_unmapped(packet.daddr()) {
+        return Departure::Bare;
+    }
+    note_unmapped(packet.saddr(), packet.daddr());
+    let way = match packet.protocol() {
+        TCP if packet.is_first() => Way::Connection,
+        TCP => return Departure::Bare,
+        _ => Way::Datagram,
+    };
+    let flow = packet.flow();
+    let verdict = policy::with(|policy, _| {
+        let decision = as_unmapped(may_leave(policy, scid, way, &flow), Reason::UnknownNode);
+        told_egress(decision, scid, way, &flow, HOOK)
+    });
+    if verdict.is_ok() {
+        return Departure::Bare;
+    }
+    counters::add(Event::OutRefused);
+    Departure::Refuse
 }

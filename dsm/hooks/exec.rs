@@ -86,14 +86,21 @@ pub(crate) fn execute(program: &Program<'_>) -> Verdict {
     }
     owners::CREDS
         .try_set(program.credentials().key(), transition.scid, Context::Process)
-        .and_then(|()| tasks::prepare(task, transition.scid))
+        .and_then(|()| tasks::prepare(task, parent, transition.scid))
         .map_err(|_| Refused)
 }
 
-/// The exec can no longer fail.
+/// The exec can no longer fail. Its credentials are whose the process now is, also if a manager was
+/// quicker than the exec. Who came from another zone may have been made to fail: that must not write the
+/// zone's memory into a file of its caller's. Root of the default zone can do without.
 pub(crate) fn executed() {
-    if let Some(task) = task::current() {
-        tasks::commit(task);
+    let Some(task) = task::current() else {
+        return;
+    };
+    let [from, to] = tasks::commit(task);
+    ptrmap::read(|held| owners::CREDS.set(task.credentials(held).key(), to));
+    if from != to && !(from == ScId::DEFAULT && task::is_root()) {
+        task::drop_core();
     }
 }
 

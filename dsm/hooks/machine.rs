@@ -8,14 +8,12 @@
 //! a policy everything goes ahead; on an enrolled node what the default zone and the management
 //! do: a node has to be able to start.
 
-use super::{carry_out, cred, is_open, Question, Verdict};
-use crate::audit;
-use crate::counters;
+use super::{carry_out, cred, is_open, unless_told, Question, Verdict};
 use crate::engine::{decide, Class, Decision, Peer, ScId, SystemPermission, Told};
 use crate::state::{self, nodes, policy, tasks};
 use crate::sys::params;
 use crate::sys::ptrmap;
-use crate::sys::task::{self, CredRef};
+use crate::sys::task::CredRef;
 
 /// May whoever acts use it?
 pub(crate) fn access(permission: SystemPermission, hook: &'static str) -> Verdict {
@@ -39,28 +37,14 @@ pub(crate) fn capability(
         return Ok(());
     }
     let subject = ptrmap::read(|held| cred::actor(cred, held));
-    let mut decision = decide(subject, permission);
-    if decision.is_refusal() && decision.audit {
-        if quiet {
-            decision.audit = false;
-        } else if !is_due(subject, permission, generation) {
-            decision.audit = false;
-            counters::add_refusal(decision.reason, !decision.permit);
-            audit::withhold();
-        }
-    }
-    conclude(decision, subject, permission, "capable")
-}
-
-/// Seconds after which the same refusal is told again.
-const PERIOD: u64 = 600;
-
-/// Whether it is to be told that a zone was refused this. In another policy it is told anew.
-#[cold]
-fn is_due(subject: ScId, permission: SystemPermission, generation: u64) -> bool {
     static TOLD: Told<256> = Told::new();
-    let period = (audit::seconds() / PERIOD) << 8 | generation & 0xFF;
-    TOLD.is_due(subject, permission, task::system_call(), period as u16)
+    let mut decision = decide(subject, permission);
+    if quiet {
+        decision.audit = false;
+    }
+    let what = u32::from(permission.bit());
+    let decision = unless_told(decision, &TOLD, (subject, what), generation);
+    conclude(decision, subject, permission, "capable")
 }
 
 fn decide(subject: ScId, permission: SystemPermission) -> Decision {

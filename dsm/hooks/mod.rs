@@ -17,12 +17,14 @@ pub(crate) mod socket;
 pub(crate) mod unix;
 
 use crate::audit::{self, Comm, Denial};
-use crate::counters;
-use crate::engine::{decide, Class, Decision, Flow, Mode, Peer, Policy, Reason, ScId};
+use crate::counters::{self, Event};
+use crate::engine::{decide, Class, Decision, Flow, Mode, Peer, Policy, Reason, ScId, Told};
+use crate::netlink::text::Text;
 use crate::state::{self, policy};
 use crate::sys::{params, task};
 use core::net::{IpAddr, Ipv4Addr};
 use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::prelude::*;
 
 /// It does not go ahead.
 pub(crate) struct Refused;
@@ -102,6 +104,57 @@ fn tell(decision: Decision, question: &Question<'_>) {
             0
         },
     });
+}
+
+/// Seconds after which the same refusal is told again.
+const PERIOD: u64 = 600;
+
+/// A refusal of a kind that comes again and again in the course of calls that nobody means ill by: it is
+/// counted each time, but told to nobody if the same one has been told lately. In another policy it is
+/// told anew.
+#[inline]
+fn unless_told<const SLOTS: usize>(
+    mut decision: Decision,
+    told: &Told<SLOTS>,
+    (subject, what): (ScId, u32),
+    generation: u64,
+) -> Decision {
+    if decision.audit && decision.is_refusal() {
+        let period = (audit::seconds() / PERIOD) << 8 | generation & 0xFF;
+        if !told.is_due(subject, what, task::system_call(), period as u16) {
+            decision.audit = false;
+            counters::add_refusal(decision.reason, !decision.permit);
+            audit::withhold();
+        }
+    }
+    decision
+}
+
+/// The period in which it was last told that an address is no node's.
+static UNMAPPED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// An end of a packet between nodes has an address that is no node's: counted each time, told once in
+/// a while. Any context.
+#[cold]
+fn note_unmapped(address: IpAddr, peer: IpAddr) {
+    counters::add(Event::Unmapped);
+    let period = audit::seconds() / PERIOD;
+    if UNMAPPED.swap(period, Ordering::Relaxed) != period {
+        pr_notice!(
+            "{} is no node's address by the node map, so who uses it is outside to {} and its node, and they to him: \
+             it is behind NAT, or the node map lacks it\n",
+            Text::<45>::of(&address).as_str(),
+            Text::<45>::of(&peer).as_str()
+        );
+    }
+}
+
+/// A refusal of what counts as outside for its address alone says so.
+fn as_unmapped(decision: Decision, reason: Reason) -> Decision {
+    match decision.reason {
+        Reason::NoPermission | Reason::NoLabel => Decision { reason, ..decision },
+        _ => decision,
+    }
 }
 
 /// Has the policy decide; without one, all goes ahead, or on an enrolled node nothing but the

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What may a process do to another one? Corresponds to `security_task_kill()`,
+//! What may a process do to another one? Corresponds to `security_task_kill()`, `security_task_set*()`,
 //! `security_ptrace_access_check()`, `security_ptrace_traceme()` and `security_file_send_sigiotask()`.
 //!
 //! Process context, that of a ready file any; locks may be held, so nothing here sleeps. What the
 //! kernel itself does, and the node's first process, which has to be able to end every service,
 //! goes ahead. Without a policy everything does; on an enrolled node zones are left to themselves.
 
-use super::{carry_out, is_open, Question, Refused, Verdict};
-use crate::engine::{decide, Class, Decision, Peer, ProcessPermission, ScId};
+use super::{carry_out, is_open, refuse, unless_told, Question, Refused, Verdict};
+use crate::engine::{decide, Class, Decision, Peer, ProcessPermission, Reason, ScId, Told};
 use crate::state::{self, nodes, owners, policy, tasks};
 use crate::sys::params;
 use crate::sys::ptrmap::{self, Held};
@@ -22,25 +22,52 @@ fn scid(task: TaskRef<'_>, held: &Held<'_>) -> ScId {
     }
 }
 
-/// Has the policy decide what one zone may do to another, and carries that out. `quiet`: a refusal
-/// is told to nobody.
+/// Has the policy decide what one zone may do to another, and carries that out.
 pub(super) fn access(
+    ends: (ScId, ScId),
+    permission: ProcessPermission,
+    hook: &'static str,
+) -> Verdict {
+    conclude(decide(ends, permission), ends, permission, hook)
+}
+
+fn decide((subject, target): (ScId, ScId), permission: ProcessPermission) -> Decision {
+    policy::with(|policy, _| match policy {
+        Some(policy) => policy.process(subject, nodes::own(), target, permission),
+        None => decide::process_without_policy(params::enrolled(), subject, target, permission),
+    })
+}
+
+/// The same, if neither may do it to the other.
+pub(super) fn either(
+    ends: (ScId, ScId),
+    permission: ProcessPermission,
+    hook: &'static str,
+) -> Verdict {
+    let decision = decide(ends, permission);
+    if decision.is_refusal() && !decide((ends.1, ends.0), permission).is_refusal() {
+        return Ok(());
+    }
+    conclude(decision, ends, permission, hook)
+}
+
+/// Refuses what would be done to something whose owner could not be kept.
+#[cold]
+pub(super) fn lost(subject: ScId, permission: ProcessPermission, hook: &'static str) -> Verdict {
+    let decision = policy::with(|policy, _| refuse(policy, Reason::NoMemory));
+    conclude(decision, (subject, ScId::DEFAULT), permission, hook)
+}
+
+fn conclude(
+    decision: Decision,
     (subject, target): (ScId, ScId),
     permission: ProcessPermission,
     hook: &'static str,
-    quiet: bool,
 ) -> Verdict {
     let own = nodes::own();
-    let decision = policy::with(|policy, _| match policy {
-        Some(policy) => policy.process(subject, own, target, permission),
-        None => decide::process_without_policy(params::enrolled(), subject, target, permission),
-    });
     let peer = |scid| Peer { scid, snid: own };
     carry_out(
-        Decision {
-            audit: decision.audit && !quiet,
-            ..decision
-        },
+        decision,
         &Question {
             class: Class::Process,
             permission: permission.name(),
@@ -59,7 +86,30 @@ pub(crate) fn signal(target: TaskRef<'_>) -> Verdict {
         return Ok(());
     }
     let ends = ptrmap::read(|held| (tasks::current(held), scid(target, held)));
-    access(ends, ProcessPermission::Signal, "task_kill", false)
+    access(ends, ProcessPermission::Signal, "task_kill")
+}
+
+/// May the running process say how often and where the task runs?
+pub(crate) fn pace(target: TaskRef<'_>, hook: &'static str) -> Verdict {
+    control(target, ProcessPermission::Signal, hook)
+}
+
+/// May the running process set a limit of the task's? With that of core dumps, it could have its
+/// memory written to a file.
+pub(crate) fn limit(target: TaskRef<'_>) -> Verdict {
+    control(target, ProcessPermission::Trace, "task_setrlimit")
+}
+
+fn control(target: TaskRef<'_>, permission: ProcessPermission, hook: &'static str) -> Verdict {
+    if is_open(state::generation()) || task::is_init() {
+        return Ok(());
+    }
+    let ends = ptrmap::read(|held| (tasks::current(held), scid(target, held)));
+    // Mostly it does so to itself.
+    if ends.0 == ends.1 {
+        return Ok(());
+    }
+    access(ends, permission, hook)
 }
 
 /// The running process says who is to be told by a signal when a file is ready.
@@ -75,24 +125,49 @@ pub(crate) fn ready(file: usize, target: TaskRef<'_>) -> Verdict {
     }
     let (owner, target) = ptrmap::read(|held| (owners::FILES.get(file, held), scid(target, held)));
     match owner {
-        Some(owner) => access(
-            (owner, target),
-            ProcessPermission::Signal,
-            "file_send_sigiotask",
-            true,
-        ),
+        Some(owner) => {
+            let mut decision = decide((owner, target), ProcessPermission::Signal);
+            decision.audit = false;
+            conclude(
+                decision,
+                (owner, target),
+                ProcessPermission::Signal,
+                "file_send_sigiotask",
+            )
+        }
         None => Err(Refused),
     }
 }
 
-/// May the running process look into the task? `quiet`: it has not asked to, the kernel wonders
-/// what it may show.
-pub(crate) fn trace(target: TaskRef<'_>, quiet: bool) -> Verdict {
-    if is_open(state::generation()) || task::is_init() {
+/// How a process wants to look into another one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// It has not asked to: the kernel wonders what it may show.
+    Unasked,
+    /// It reads what there is to read of it, as who lists all processes does with each.
+    Reading,
+    /// It takes hold of it.
+    Attaching,
+}
+
+/// May the running process look into the task?
+pub(crate) fn trace(target: TaskRef<'_>, look: Look) -> Verdict {
+    static TOLD: Told<1024> = Told::new();
+    let generation = state::generation();
+    if is_open(generation) || task::is_init() {
         return Ok(());
     }
     let ends = ptrmap::read(|held| (tasks::current(held), scid(target, held)));
-    access(ends, ProcessPermission::Trace, "ptrace_access_check", quiet)
+    let mut decision = decide(ends, ProcessPermission::Trace);
+    match look {
+        Look::Unasked => decision.audit = false,
+        Look::Reading => {
+            let (subject, target) = ends;
+            decision = unless_told(decision, &TOLD, (subject, target.0), generation);
+        }
+        Look::Attaching => {}
+    }
+    conclude(decision, ends, ProcessPermission::Trace, "ptrace_access_check")
 }
 
 /// The running process asks its parent to trace it. May that one?
@@ -101,5 +176,5 @@ pub(crate) fn traced_by(tracer: TaskRef<'_>) -> Verdict {
         return Ok(());
     }
     let ends = ptrmap::read(|held| (scid(tracer, held), tasks::current(held)));
-    access(ends, ProcessPermission::Trace, "ptrace_traceme", false)
+    access(ends, ProcessPermission::Trace, "ptrace_traceme")
 }

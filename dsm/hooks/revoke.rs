@@ -105,6 +105,8 @@ fn peer_may(
         (Some(peer), Some(snid)) if snid == peer.snid => peer,
         // The node is expelled, or has another address.
         (Some(_), _) => return refuse(policy, Reason::UnknownNode).permit,
+        // From behind NAT a node is outside.
+        (None, Some(_)) if nodes::is_unmapped(at.local) => Peer::OUTSIDE,
         // It has shown no label yet; its next packet is asked for one.
         (None, Some(_)) => return true,
         (None, None) => Peer::OUTSIDE,

@@ -8,11 +8,12 @@
 
 use super::{carry_out, decide, is_open, refuse, Grant, Question, Refused, Verdict};
 use crate::counters::{self, Event};
-use crate::engine::{Class, Flow, Peer, Policy, Reason, Remote, ScId, SocketPermission};
+use crate::engine::{Class, Decision, Flow, Peer, Policy, Reason, Remote, ScId, SocketPermission};
 use crate::state::sockets::{self, Role, Socket};
-use crate::state::{self, nodes, policy, tasks};
-use crate::sys::net::{Destination, Family, Receiver, Sleeper, SockRef, SockView, TCP};
+use crate::state::{self, nodes, policy, recent, tasks};
+use crate::sys::net::{Cloned, Destination, Family, Sleeper, SockRef, SockView, TCP, UDP};
 use crate::sys::ptrmap::{self, Context, Held};
+use crate::sys::task::TaskRef;
 use core::net::IpAddr;
 use kernel::prelude::*;
 
@@ -86,21 +87,30 @@ impl Way {
     }
 }
 
-/// Asks whether a zone may talk to the machine that a flow goes to, which is no node.
-pub(super) fn egress(
+/// Whether a zone may talk to the machine that a flow goes to, as to one that is no node.
+pub(super) fn may_leave(
     policy: Option<&Policy<'_>>,
+    subject: ScId,
+    way: Way,
+    flow: &Flow,
+) -> Decision {
+    let source = peer(subject);
+    let remote = Remote::receiver_of(flow);
+    decide(policy, subject, |policy| match way {
+        Way::Connection => policy.network_connect(source, Peer::OUTSIDE, &remote),
+        Way::Datagram => policy.network_datagram(source, Peer::OUTSIDE, &remote),
+        Way::Group => policy.network_multicast(source, Peer::OUTSIDE, &remote),
+    })
+}
+
+/// Carries out the decision on that.
+pub(super) fn told_egress(
+    decision: Decision,
     subject: ScId,
     way: Way,
     flow: &Flow,
     hook: &'static str,
 ) -> Answer {
-    let source = peer(subject);
-    let remote = Remote::receiver_of(flow);
-    let decision = decide(policy, subject, |policy| match way {
-        Way::Connection => policy.network_connect(source, Peer::OUTSIDE, &remote),
-        Way::Datagram => policy.network_datagram(source, Peer::OUTSIDE, &remote),
-        Way::Group => policy.network_multicast(source, Peer::OUTSIDE, &remote),
-    });
     carry_out(
         decision,
         &Question {
@@ -111,11 +121,22 @@ pub(super) fn egress(
                 Way::Group => "multicast",
             },
             hook,
-            source,
+            source: peer(subject),
             target: Peer::OUTSIDE,
             flow: Some(flow),
         },
     )
+}
+
+/// Asks whether a zone may talk to the machine that a flow goes to, which is no node.
+pub(super) fn egress(
+    policy: Option<&Policy<'_>>,
+    subject: ScId,
+    way: Way,
+    flow: &Flow,
+    hook: &'static str,
+) -> Answer {
+    told_egress(may_leave(policy, subject, way, flow), subject, way, flow, hook)
 }
 
 /// Whether packets to there go outside. `None` if they go nowhere yet.
@@ -182,34 +203,58 @@ pub(crate) fn created(sock: SockRef<'_>, kern: bool) -> Result {
     sockets::insert(sock, owner, Context::Process)
 }
 
+/// Somebody asks a listener for a connection, which will take a socket. Softirq.
+#[inline]
+pub(crate) fn requested(listener: SockRef<'_>) -> Result {
+    sockets::may_accept(listener)
+}
+
 /// A socket has been cloned from a listener. Softirq.
-pub(crate) fn cloned(parent: SockRef<'_>, child: SockRef<'_>) {
-    if sockets::clone(parent, child).is_err() {
-        counters::add(Event::Lost);
+pub(crate) fn cloned(parent: SockRef<'_>, child: &Cloned<'_>) {
+    if sockets::clone(parent, child.sock()).is_err() {
+        lose(child);
     }
 }
 
 /// The same for a socket that is neither TCP nor UDP.
-pub(crate) fn cloned_other(parent: SockRef<'_>, child: SockRef<'_>) {
-    let owner = ptrmap::read(|held| sockets::owner(parent, held));
-    if sockets::own(child, owner, Context::Atomic).is_err() {
-        counters::add(Event::Lost);
+pub(crate) fn cloned_other(parent: SockRef<'_>, child: &Cloned<'_>) {
+    let owner = ptrmap::read(|held| sockets::owner(parent, held)).ok_or(ENOMEM);
+    let kept = owner.and_then(|owner| sockets::own(child.sock(), owner, Context::Atomic));
+    if kept.is_err() {
+        lose(child);
     }
 }
 
-/// A clone has become the passive side of a connection from an address; whether room for labels
-/// is wanted for it. Softirq. `reserve` makes the room.
-pub(crate) fn connection(child: SockRef<'_>, from: Option<IpAddr>, reserve: impl FnOnce() -> bool) {
+/// Whose a clone is could not be kept, so that it is refused everything.
+#[cold]
+fn lose(child: &Cloned<'_>) {
+    child.lose();
+    counters::add(Event::Lost);
+}
+
+/// A clone has become the passive side of a connection from an address, whose sequence numbers
+/// start here, ours first. Softirq. `reserve` makes room for labels, if each packet is to have one,
+/// and in a `part` of another socket, which has nobody to ask for it before a large message.
+pub(crate) fn connection(
+    child: SockRef<'_>,
+    from: Option<IpAddr>,
+    part: bool,
+    starts: [u32; 2],
+    reserve: impl FnOnce() -> bool,
+) {
+    let handshake = policy::handshake();
     ptrmap::read(|held| {
         let Some(socket) = sockets::get(child, held) else {
             return;
         };
         let wanted = from.filter(|from| {
-            !state::is_closing()
+            (part || !handshake)
+                && !state::is_closing()
                 && !socket.owner().is_exempt()
                 && is_labelling(Destination::Ip(*from))
         });
-        socket.complete(wanted.filter(|_| reserve()).map(Family::of));
+        let reserved = wanted.filter(|_| reserve()).map(Family::of);
+        socket.complete(reserved, starts, handshake);
     });
 }
 
@@ -225,8 +270,16 @@ pub(crate) fn adopt_part(
     part: SockRef<'_>,
     reserve: impl FnOnce(Sleeper) -> Result,
 ) -> Result {
+    let (owner, is_known) = ptrmap::read(|held| {
+        let owner = sockets::owner(whole, held).ok_or(ENOMEM)?;
+        Ok::<_, Error>((owner, sockets::get(part, held).is_some()))
+    })?;
+    if !is_known {
+        // It was made before its making could be seen: hooks come, and go, one after the other.
+        let _inside = ptrmap::read(|_| Sleeper::enter());
+        sockets::insert(part, owner, Context::Process)?;
+    }
     let sleeper = ptrmap::read(|held| {
-        let owner = sockets::owner(whole, held);
         let Some(part) = sockets::get(part, held) else {
             return Err(ENOMEM);
         };
@@ -235,7 +288,7 @@ pub(crate) fn adopt_part(
         let wanted = !owner.is_exempt()
             && !nodes::own().is_none()
             && !state::is_closing()
-            && part.to_reserve(Family::V4);
+            && (part.to_reserve(Family::V4) | part.to_reserve(Family::V6));
         Ok(wanted.then(Sleeper::enter))
     })?;
     match sleeper {
@@ -246,9 +299,7 @@ pub(crate) fn adopt_part(
 
 /// A socket that is older than the module is the default zone's from its first call on. Sleeps.
 fn adopt(view: &SockView<'_>) {
-    if ptrmap::read(|held| sockets::get(view.sock(), held).is_some())
-        || sockets::is_lost(view.sock())
-    {
+    if ptrmap::read(|held| sockets::get(view.sock(), held).is_some()) || view.sock().is_lost() {
         return;
     }
     let _inside = ptrmap::read(|_| Sleeper::enter());
@@ -258,14 +309,36 @@ fn adopt(view: &SockView<'_>) {
     }
 }
 
-/// Has room for labels made, if packets are to be labelled and may need it.
+/// Has room for labels made, if packets are to be labelled and may need it; that of a stream which
+/// needs no labels any more is given back.
 fn make_room(view: &SockView<'_>) {
     let Destination::Ip(address) = view.destination() else {
         return;
     };
     let family = Family::of(address);
-    if view.is_large() && !view.reserved(family) && is_labelling(view.destination()) {
+    let each = view.is_stream() && !policy::handshake();
+    if view.is_stream() && !each && is_bare(view) {
+        give_back(view);
+        return;
+    }
+    if (each || view.is_large()) && !view.reserved(family) && is_labelling(view.destination()) {
         reserve(view, family);
+    }
+}
+
+/// Whether a stream's segments leave without labels.
+fn is_bare(view: &SockView<'_>) -> bool {
+    ptrmap::read(|held| sockets::get(view.sock(), held).is_some_and(Socket::is_bare))
+}
+
+/// Takes the room for labels back. Sleeps.
+fn give_back(view: &SockView<'_>) {
+    let sleeper = ptrmap::read(|held| {
+        let socket = sockets::get(view.sock(), held)?;
+        (!state::is_closing() && socket.to_unreserve()).then(Sleeper::enter)
+    });
+    if let Some(sleeper) = sleeper {
+        view.sock().unreserve(sleeper);
     }
 }
 
@@ -324,7 +397,7 @@ impl Call<'_> {
         let view = self.view;
         let flow = view.flow();
         policy::with(|policy, _| {
-            if self.socket.is_none() && sockets::is_lost(view.sock()) {
+            if self.socket.is_none() && view.sock().is_lost() {
                 return self.refuse(policy, permission, &flow);
             }
             let target = match self.socket {
@@ -400,7 +473,8 @@ pub(crate) fn listen(view: &SockView<'_>) -> Verdict {
     adopt(view);
     with_call(view, "socket_listen", |call| {
         call.ask(SocketPermission::Listen, view.local_port(), false)?;
-        if let (Some(socket), true) = (call.socket, view.is_closed()) {
+        // Others are asked for it, too, and cannot.
+        if let (Some(socket), true) = (call.socket, view.is_closed() && view.protocol() == TCP) {
             socket.begin(Role::Passive);
         }
         Ok(())
@@ -415,20 +489,72 @@ pub(crate) fn accept(view: &SockView<'_>) -> Verdict {
     })
 }
 
-/// Whether the process may receive through the socket is known, and it may.
+/// Whether a process may receive through the socket is known, and it may.
 #[inline(always)]
-pub(crate) fn may_receive(receiver: &Receiver<'_>, held: &Held<'_>) -> bool {
-    sockets::get(receiver.sock, held).is_some_and(|socket| {
-        let subject = tasks::current(held);
+pub(crate) fn may_receive(
+    sock: SockRef<'_>,
+    task: TaskRef<'_>,
+    port: u32,
+    held: &Held<'_>,
+) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| {
+        let subject = tasks::scid(task, held);
         socket
             .received
-            .is(&receive_words(state::generation(), subject, receiver.port))
+            .is(&receive_words(state::generation(), subject, port))
     })
 }
 
 #[inline(always)]
-fn receive_words(generation: u64, subject: ScId, port: u16) -> [u64; 2] {
+fn receive_words(generation: u64, subject: ScId, port: u32) -> [u64; 2] {
     [generation, u64::from(subject.0) << 32 | u64::from(port)]
+}
+
+/// Whether a process may send on the TCP connection is known, and it may; nothing is left to do
+/// before.
+#[inline(always)]
+pub(crate) fn may_stream(sock: SockRef<'_>, task: TaskRef<'_>, port: u32, held: &Held<'_>) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| {
+        let subject = tasks::scid(task, held);
+        let era = socket.era(state::generation());
+        socket.is_bare()
+            && !socket.may_hold_room()
+            && socket.streamed.is(&receive_words(era, subject, port))
+    })
+}
+
+/// Whether a process may send a datagram, which needs no room for its label, to an IPv4 address is
+/// known, and it may; `word` is the call's (see [`SockView::word`]), the port as it stands in a header.
+#[inline(always)]
+pub(crate) fn may_send_datagram(
+    sock: SockRef<'_>,
+    task: TaskRef<'_>,
+    word: u64,
+    port: u32,
+    held: &Held<'_>,
+) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| {
+        let subject = tasks::scid(task, held);
+        let era = socket.era(state::generation());
+        let words = send_words(era, subject, port, word);
+        covers(socket.sent.get(), words, SockView::ROOM)
+    })
+}
+
+/// The same of any that was let through lately.
+#[inline(always)]
+pub(crate) fn may_send_again(
+    sock: SockRef<'_>,
+    task: TaskRef<'_>,
+    word: u64,
+    port: u32,
+    held: &Held<'_>,
+) -> bool {
+    sockets::get(sock, held).is_some_and(|socket| {
+        let subject = tasks::scid(task, held);
+        let era = socket.era(state::generation());
+        recent::has_sent(socket.id(), send_words(era, subject, port, word))
+    })
 }
 
 /// May the process receive through the socket?
@@ -439,7 +565,7 @@ pub(crate) fn receive(view: &SockView<'_>, hook: &'static str) -> Verdict {
             socket.received.set(receive_words(
                 call.generation,
                 call.subject,
-                view.local_port(),
+                view.local_port().into(),
             ));
         }
         Ok(())
@@ -453,20 +579,43 @@ pub(crate) fn may_send(view: &SockView<'_>, held: &Held<'_>) -> bool {
     sockets::get(view.sock(), held).is_some_and(|socket| {
         let subject = tasks::current(held);
         let era = socket.era(state::generation());
-        let words = send_words(era, subject, view);
+        let port = view.remote_port().to_be().into();
+        let words = send_words(era, subject, port, view.word());
         let known = match view.words6() {
-            None => socket.sent.is(&words),
-            Some(address) => socket.sent.is(&send_words6(words, address)),
+            None => covers(socket.sent.get(), words, SockView::LARGE),
+            Some(address) => covers(
+                socket.sent.get(),
+                send_words6(words, address),
+                SockView::LARGE,
+            ),
         };
-        known && !view.opening()
+        known && !view.opening() && !(view.has_room() && view.is_stream() && socket.is_bare())
+    })
+}
+
+/// Whether words of a call are those that are remembered, the third of them the call's own, in which the
+/// remembered one may have `more`: room that was made for a large message does for a small one.
+#[inline(always)]
+fn covers<const N: usize>(found: Option<[u64; N]>, words: [u64; N], more: u64) -> bool {
+    found.is_some_and(|found| {
+        // Word by word in registers: a comparison of arrays is a call.
+        let mut differs = 0;
+        for (at, (a, b)) in found.iter().zip(words).enumerate() {
+            let more = if at == 2 { a & more } else { 0 };
+            differs |= (a ^ b) & !more;
+        }
+        differs == 0
     })
 }
 
 /// What the verdict on a message depends on, but for an IPv6 address.
 #[inline(always)]
-fn send_words(generation: u64, subject: ScId, view: &SockView<'_>) -> [u64; 3] {
-    let port = u64::from(view.remote_port());
-    [generation, port << 32 | u64::from(subject.0), view.word()]
+fn send_words(generation: u64, subject: ScId, port: u32, word: u64) -> [u64; 3] {
+    [
+        generation,
+        u64::from(port) << 32 | u64::from(subject.0),
+        word,
+    ]
 }
 
 #[inline(always)]
@@ -484,14 +633,26 @@ pub(crate) fn send(view: &SockView<'_>) -> Verdict {
     with_call(view, "socket_sendmsg", |call| {
         let era = call.socket.map(|socket| socket.era(call.generation));
         // An accepted connection was let in by its peer's permission, not by ours.
-        let passive = call
-            .socket
-            .is_some_and(|socket| socket.role() == Role::Passive);
+        let passive = view.protocol() == TCP
+            && call
+                .socket
+                .is_some_and(|socket| socket.role() == Role::Passive);
         let grant = call.ask(SocketPermission::Send, view.local_port(), !passive)?;
         if let (Some(socket), Some(era), Grant::ByRight) = (call.socket, era, grant) {
-            let words = send_words(era, call.subject, view);
+            if view.is_stream() && !view.opening() {
+                let words = receive_words(era, call.subject, view.local_port().into());
+                socket.streamed.set(words);
+            }
+            let port = view.remote_port().to_be().into();
+            let words = send_words(era, call.subject, port, view.word());
             match view.words6() {
-                None => socket.sent.set(words),
+                None => {
+                    socket.sent.set(words);
+                    if view.protocol() == UDP {
+                        let [era, subject, word] = words;
+                        recent::note_sent(socket.id(), [era, subject, word & !SockView::ROOM]);
+                    }
+                }
                 Some(address) => socket.sent.set(send_words6(words, address)),
             }
         }

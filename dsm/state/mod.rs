@@ -8,6 +8,7 @@ pub(crate) mod keys;
 pub(crate) mod nodes;
 pub(crate) mod owners;
 pub(crate) mod policy;
+pub(crate) mod recent;
 pub(crate) mod sockets;
 pub(crate) mod tasks;
 

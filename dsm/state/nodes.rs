@@ -104,6 +104,12 @@ pub(crate) fn with<R>(address: IpAddr, f: impl FnOnce(Option<&Node>) -> R) -> R 
     }
 }
 
+/// Whether an address is no node's. Any context.
+#[inline]
+pub(crate) fn is_unmapped(address: IpAddr) -> bool {
+    !address.is_loopback() && with(address, |node| node.is_none())
+}
+
 /// An entry that is allocated and not visible yet.
 enum Entry {
     V4(Prepared<u32, Arc<Node>>),

@@ -10,22 +10,16 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::prelude::*;
 
 /// The zones of a kind of object, by the object's address.
-pub(crate) struct Owners<const BITS: u32> {
-    zones: PtrMap<AtomicU32, BITS>,
+pub(crate) struct Owners<const BUCKETS: usize> {
+    zones: PtrMap<AtomicU32, BUCKETS>,
     // An entry could not be kept, so that one that is missing says nothing any more.
     lost: AtomicBool,
 }
 
 /// Files, by who asked for their signals.
-pub(crate) static FILES: Owners<8> = Owners::new();
+pub(crate) static FILES: Owners<{ 1 << 8 }> = Owners::new();
 /// Credentials, by who made them.
-pub(crate) static CREDS: Owners<12> = Owners::new();
-
-/// Makes the tables.
-pub(crate) fn init() -> Result {
-    FILES.init()?;
-    CREDS.init()
-}
+pub(crate) static CREDS: Owners<{ 1 << 12 }> = Owners::new();
 
 /// Frees the tables; no hook runs any more.
 pub(crate) fn exit() {
@@ -33,17 +27,12 @@ pub(crate) fn exit() {
     FILES.zones.destroy();
 }
 
-impl<const BITS: u32> Owners<BITS> {
+impl<const BUCKETS: usize> Owners<BUCKETS> {
     const fn new() -> Self {
         Self {
             zones: PtrMap::new(),
             lost: AtomicBool::new(false),
         }
-    }
-
-    fn init(&self) -> Result {
-        self.lost.store(false, Ordering::Relaxed);
-        self.zones.init()
     }
 
     /// It is this zone's; fails if that cannot be kept.
@@ -58,7 +47,7 @@ impl<const BITS: u32> Owners<BITS> {
         if known {
             return Ok(());
         }
-        self.zones.insert(object, AtomicU32::new(scid.0), context)
+        self.zones.insert(object, context, || AtomicU32::new(scid.0))
     }
 
     /// It is this zone's. Any context.

@@ -6,7 +6,7 @@
 use crate::engine::{Image, Mode, Policy, PolicyMeta};
 use crate::netlink::refusal::{errno, Refusal};
 use crate::sys::{cms, lock, params, rcu::RcuCell, revoke::Stay};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::{alloc::KVVec, prelude::*};
 
 /// # Invariants
@@ -21,6 +21,15 @@ struct InForce {
 static IN_FORCE: RcuCell<InForce> = RcuCell::empty();
 /// Installations since the module was loaded. Written after the policy that it counts.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
+
+/// Whether TCP connections are labelled by their handshakes. Not without a policy.
+static HANDSHAKE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the label of a TCP connection is in its handshake only; otherwise it is in every segment.
+#[inline(always)]
+pub(crate) fn handshake() -> bool {
+    HANDSHAKE.load(Ordering::Relaxed)
+}
 
 /// Shows the policy in force, if there is one, and its epoch to `f`. A verdict may be kept with
 /// that epoch for as long as [`epoch`] says the same. Any context; `f` must not sleep.
@@ -107,6 +116,7 @@ pub(crate) fn install(image: KVVec<u8>, signature: &[u8]) -> Result<u64, Refusal
     let next = KBox::new(InForce { image, meta, epoch }, GFP_KERNEL)?;
     IN_FORCE.replace(Some(next));
     EPOCH.store(epoch, Ordering::Release);
+    HANDSHAKE.store(!meta.every_packet(), Ordering::Relaxed);
     super::changed();
     if !stays {
         *stay = None;
@@ -143,6 +153,7 @@ pub(crate) fn set_cluster(cluster: &[u8; 16]) -> Result<(), Refusal> {
 
 /// Drops the policy; for unloading, when nothing asks any more.
 pub(crate) fn clear() {
+    HANDSHAKE.store(false, Ordering::Relaxed);
     IN_FORCE.replace(None);
     EPOCH.store(0, Ordering::Release);
 }

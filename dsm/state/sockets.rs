@@ -10,7 +10,7 @@ use crate::sys::params;
 use crate::sys::ptrmap::{self, Context, Held, PtrMap};
 use crate::sys::seqcell::SeqCell;
 use crate::sys::sockets as live;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use kernel::prelude::*;
 
 /// Which side of its TCP connections a socket is.
@@ -26,25 +26,35 @@ pub(crate) enum Role {
 
 /// Added to the generation in what is remembered of IPv6, so that it never looks like what is of
 /// IPv4, which takes fewer words.
-pub(crate) const V6: u64 = 1 << 63;
+pub(crate) const V6: u64 = 1 << 46;
 
 /// The state beside a socket.
 pub(crate) struct Socket {
+    // No other socket has ever had it.
+    id: u64,
     owner: AtomicU32,
     role: AtomicU32,
     // The label that the flow's peer has shown: ScID << 32 | SnID; 0 before the first.
     peer: AtomicU64,
     // Rises with each flow that it has had.
     era: AtomicU64,
+    // What is known of a TCP flow: see `stream`.
+    stream: AtomicU32,
+    // Where its sequence numbers start: ours << 32 | the peer's, as far as `stream` says.
+    starts: AtomicU64,
     // Whether a reference may be taken: not while a clone is being made.
     live: AtomicBool,
     // The last generation in which it was asked whether its connection may go on.
     swept: AtomicU64,
     // The families that room for labels has been asked for, successfully or not.
     reserved: AtomicU8,
+    // The era in which a segment without label was let in last, under a policy of labels by handshake.
+    believed: AtomicU64,
     label: SeqCell<2>,
     /// Remembers the last message that was let through.
     pub(crate) sent: SeqCell<5>,
+    /// Remembers the last call to send on its connection that was let through.
+    pub(crate) streamed: SeqCell<2>,
     /// Remembers the last call to receive that was let through.
     pub(crate) received: SeqCell<2>,
     /// Remembers the last label that was made.
@@ -53,24 +63,47 @@ pub(crate) struct Socket {
     pub(crate) arrived: SeqCell<9>,
 }
 
-static SOCKETS: PtrMap<Socket, { live::BITS }> = PtrMap::new();
+/// What a packet shows of its sender, beside a label that verifies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// Nothing: it has no label.
+    None,
+    /// A label for addresses and ports.
+    Packet,
+    /// A label for where the sender's sequence numbers start, on the packet that says so.
+    First,
+    /// A label for where the sequence numbers of both start.
+    Stream,
+}
+
+/// What is known of a TCP flow. Whether the peer's segments may come without labels depends on
+/// `WHOLE`, and under a policy of labels on every packet on `LENIENT`; the rest says how ours go.
+mod stream {
+    /// Where our sequence numbers start.
+    pub(super) const OURS: u32 = 1 << 0;
+    /// Where the peer's start.
+    pub(super) const THEIRS: u32 = 1 << 1;
+    /// It was opened under a policy of labels by handshake.
+    pub(super) const YOUNG: u32 = 1 << 2;
+    /// The peer's label has been verified over both starts.
+    pub(super) const WHOLE: u32 = 1 << 3;
+    /// The peer has ours: it need not be shown any more.
+    pub(super) const BARE: u32 = 1 << 4;
+    /// The peer labels every packet, and expects the same.
+    pub(super) const EACH: u32 = 1 << 5;
+    /// The peer may not know yet that every packet is to carry a label.
+    pub(super) const LENIENT: u32 = 1 << 6;
+    /// Where the peer's start by its own account: TCP may see it otherwise yet.
+    pub(super) const CLAIMED: u32 = 1 << 7;
+}
+
+static SOCKETS: PtrMap<Socket, { live::BUCKETS }> = PtrMap::new();
 
 /// Whose the sockets are that are neither TCP nor UDP, and not the default zone's.
-static OTHERS: PtrMap<ScId, 12> = PtrMap::new();
+static OTHERS: PtrMap<ScId, { 1 << 12 }> = PtrMap::new();
 
-/// Sockets whose entry could not be made where nobody can be told: what they are is not known, and
-/// nothing passes through them. Zero is a free place.
-static LOST: [AtomicUsize; 64] = [const { AtomicUsize::new(0) }; 64];
-/// How many there are in [`LOST`].
-static LOST_COUNT: AtomicUsize = AtomicUsize::new(0);
-/// Set once there was no place: every socket without an entry may then be one of them.
-static LOST_MANY: AtomicBool = AtomicBool::new(false);
-
-/// Makes the table.
-pub(crate) fn init() -> Result {
-    OTHERS.init()?;
-    SOCKETS.init().inspect_err(|_| OTHERS.destroy())
-}
+/// The last socket's number.
+static LAST_ID: AtomicU64 = AtomicU64::new(0);
 
 /// Frees the table; no hook runs any more.
 pub(crate) fn exit() {
@@ -87,42 +120,6 @@ pub(crate) fn count() -> u64 {
 #[inline(always)]
 pub(crate) fn get<'a>(sock: SockRef<'_>, held: &'a Held<'_>) -> Option<&'a Socket> {
     SOCKETS.get(sock.key(), held)
-}
-
-/// Whether a socket has no entry because there was no memory for it.
-pub(crate) fn is_lost(sock: SockRef<'_>) -> bool {
-    LOST_MANY.load(Ordering::Relaxed)
-        || (LOST_COUNT.load(Ordering::Relaxed) != 0
-            && LOST
-                .iter()
-                .any(|key| key.load(Ordering::Relaxed) == sock.key()))
-}
-
-#[cold]
-fn lose(sock: SockRef<'_>) {
-    let place = LOST.iter().find(|place| {
-        place
-            .compare_exchange(0, sock.key(), Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-    });
-    match place {
-        Some(_) => {
-            LOST_COUNT.fetch_add(1, Ordering::Relaxed);
-        }
-        None => LOST_MANY.store(true, Ordering::Relaxed),
-    }
-}
-
-#[cold]
-fn forget_lost(sock: SockRef<'_>) {
-    for place in &LOST {
-        if place
-            .compare_exchange(sock.key(), 0, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-        {
-            LOST_COUNT.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// Set from when there is no room until there is some again, so that each time is told once.
@@ -145,25 +142,36 @@ fn room(owner: ScId) -> Result {
     Err(ENOMEM)
 }
 
+/// Whether a socket of an owner may be asked to make a connection's.
+#[inline]
+pub(crate) fn may_accept(listener: SockRef<'_>) -> Result {
+    if SOCKETS.count() + OTHERS.count() < u64::from(params::sockets()) {
+        return Ok(());
+    }
+    room(ptrmap::read(|held| owner_of(get(listener, held))))
+}
+
 /// Makes the entry of a new socket.
 pub(crate) fn insert(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
     room(owner)?;
-    SOCKETS.insert(sock.key(), Socket::new(owner, true), context)
+    SOCKETS.insert(sock.key(), context, || Socket::new(owner, 0, true))
 }
 
 /// A socket is being cloned from another one, whose owner's it is. Softirq.
 pub(crate) fn clone(parent: SockRef<'_>, child: SockRef<'_>) -> Result {
-    let new = ptrmap::read(|held| {
-        let parent = get(parent, held);
-        let new = Socket::new(owner_of(parent), false);
+    let (owner, reserved) = ptrmap::read(|held| {
+        let entry = get(parent, held);
+        if entry.is_none() && parent.is_lost() {
+            return Err(ENOMEM);
+        }
         // IPv6 hands a listener's own room down.
-        let reserved = parent.map_or(0, |parent| parent.reserved.load(Ordering::Relaxed));
-        new.reserved.store(reserved, Ordering::Relaxed);
-        new
-    });
-    SOCKETS
-        .insert(child.key(), new, Context::Atomic)
-        .inspect_err(|_| lose(child))
+        let reserved = entry.map_or(0, |parent| parent.reserved.load(Ordering::Relaxed));
+        Ok((owner_of(entry), reserved))
+    })?;
+    room(owner)?;
+    SOCKETS.insert(child.key(), Context::Atomic, || {
+        Socket::new(owner, reserved, false)
+    })
 }
 
 /// A socket is no more.
@@ -172,9 +180,12 @@ pub(crate) fn forget(sock: SockRef<'_>) {
     if OTHERS.count() != 0 {
         OTHERS.remove(sock.key());
     }
-    if LOST_COUNT.load(Ordering::Relaxed) != 0 {
-        forget_lost(sock);
-    }
+}
+
+/// Whether there are sockets, neither TCP nor UDP, of other zones than the default one.
+#[inline]
+pub(crate) fn are_others() -> bool {
+    OTHERS.count() != 0
 }
 
 /// Notes whose a socket is that nothing else has to be known of. Most are the default zone's, and
@@ -184,17 +195,17 @@ pub(crate) fn own(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
         return Ok(());
     }
     room(owner)?;
-    OTHERS.insert(sock.key(), owner, context)
+    OTHERS.insert(sock.key(), context, || owner)
 }
 
-/// Whose a socket is, of whatever kind.
-pub(crate) fn owner(sock: SockRef<'_>, held: &Held<'_>) -> ScId {
+/// Whose a socket is, of whatever kind; `None` if that could not be kept.
+pub(crate) fn owner(sock: SockRef<'_>, held: &Held<'_>) -> Option<ScId> {
     match get(sock, held) {
-        Some(socket) => socket.owner(),
-        None => OTHERS
-            .get(sock.key(), held)
-            .copied()
-            .unwrap_or(ScId::DEFAULT),
+        Some(socket) => Some(socket.owner()),
+        None => match OTHERS.get(sock.key(), held) {
+            Some(owner) => Some(*owner),
+            None => (!sock.is_lost()).then_some(ScId::DEFAULT),
+        },
     }
 }
 
@@ -207,7 +218,7 @@ pub(crate) fn owner_of(socket: Option<&Socket>) -> ScId {
 /// Calls `f` with each socket that may have a connection and that has not been asked for it in
 /// this generation or a later one. Process context; `f` may sleep.
 pub(crate) fn for_each_connected(generation: u64, mut f: impl FnMut(HeldSock)) {
-    for index in 0..1_usize << live::BITS {
+    for index in 0..live::BUCKETS {
         while let Some(sock) = next_connected(index, generation) {
             f(sock);
         }
@@ -233,7 +244,7 @@ fn next_connected(index: usize, generation: u64) -> Option<HeldSock> {
 
 /// Takes the room for labels back from all sockets. Process context; sleeps.
 pub(crate) fn unreserve_all() {
-    for index in 0..1_usize << live::BITS {
+    for index in 0..live::BUCKETS {
         while let Some(sock) = next_reserved(index) {
             sock.unreserve();
         }
@@ -255,21 +266,33 @@ fn next_reserved(index: usize) -> Option<HeldSock> {
 }
 
 impl Socket {
-    fn new(owner: ScId, live: bool) -> Self {
+    #[inline(always)]
+    fn new(owner: ScId, reserved: u8, live: bool) -> Self {
         Self {
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             owner: AtomicU32::new(owner.0),
             role: AtomicU32::new(Role::Unknown as u32),
             peer: AtomicU64::new(0),
             era: AtomicU64::new(0),
+            stream: AtomicU32::new(0),
+            starts: AtomicU64::new(0),
             live: AtomicBool::new(live),
             swept: AtomicU64::new(0),
-            reserved: AtomicU8::new(0),
+            reserved: AtomicU8::new(reserved),
+            believed: AtomicU64::new(0),
             label: SeqCell::new(),
+            streamed: SeqCell::new(),
             sent: SeqCell::new(),
             received: SeqCell::new(),
             departed: SeqCell::new(),
             arrived: SeqCell::new(),
         }
+    }
+
+    /// A number that is no other socket's, nor was one's that is gone.
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The ScID of the process that made it.
@@ -297,12 +320,34 @@ impl Socket {
     pub(crate) fn begin(&self, role: Role) {
         self.era.fetch_add(1 << 48, Ordering::Relaxed);
         self.role.store(role as u32, Ordering::Relaxed);
+        self.stream.store(0, Ordering::Relaxed);
         self.peer.store(0, Ordering::Relaxed);
     }
 
-    /// A clone is complete, and the passive side of a connection.
-    pub(crate) fn complete(&self, reserved: Option<Family>) {
+    /// It sends the first packet of a connection, with this sequence number.
+    pub(crate) fn opens(&self, ours: u32, handshake: bool) {
+        if self.our_start() == Some(ours) {
+            // Sent again.
+            return;
+        }
+        // A flow that began behind the back of `begin`.
+        self.era.fetch_add(1 << 48, Ordering::Relaxed);
+        self.believed.store(0, Ordering::Relaxed);
+        self.starts.store(u64::from(ours) << 32, Ordering::Relaxed);
+        let young = if handshake { stream::YOUNG } else { 0 };
+        self.stream.store(stream::OURS | young, Ordering::Relaxed);
+    }
+
+    /// A clone is complete, and the passive side of a connection whose sequence numbers start here.
+    pub(crate) fn complete(
+        &self,
+        reserved: Option<Family>,
+        [ours, theirs]: [u32; 2],
+        handshake: bool,
+    ) {
         self.begin(Role::Passive);
+        self.opens(ours, handshake);
+        self.learn_start(theirs, stream::THEIRS);
         let bit = reserved.map_or(0, |family| family as u8);
         self.reserved.fetch_or(bit, Ordering::Relaxed);
         self.live.store(true, Ordering::Release);
@@ -312,7 +357,7 @@ impl Socket {
     /// before anything that is decided on.
     #[inline(always)]
     pub(crate) fn era(&self, generation: u64) -> u64 {
-        generation ^ (self.era.load(Ordering::Relaxed) & !V6)
+        generation ^ self.era.load(Ordering::Relaxed)
     }
 
     /// Whether room for labels of a family has to be asked for; says so once.
@@ -334,6 +379,142 @@ impl Socket {
             scid: ScId((word >> 32) as u32),
             snid: SnId::from_u16(word as u16),
         })
+    }
+
+    fn learn_start(&self, theirs: u32, how: u32) {
+        let before = self.starts.load(Ordering::Relaxed);
+        let after = before & !u64::from(u32::MAX) | u64::from(theirs);
+        // If it fails, it is told once more by the next segment.
+        if self
+            .starts
+            .compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            self.stream.fetch_or(how, Ordering::Release);
+        }
+    }
+
+    /// The peer's label says where its sequence numbers start. TCP may not have looked at the segment
+    /// yet when the next one comes.
+    pub(crate) fn claims(&self, theirs: u32) {
+        if self.stream.load(Ordering::Relaxed) & (stream::THEIRS | stream::CLAIMED) == 0 {
+            self.learn_start(theirs, stream::CLAIMED);
+        }
+    }
+
+    /// Where our sequence numbers start.
+    pub(crate) fn our_start(&self) -> Option<u32> {
+        let known = self.stream.load(Ordering::Acquire);
+        let ours = (self.starts.load(Ordering::Relaxed) >> 32) as u32;
+        (known & stream::OURS != 0).then_some(ours)
+    }
+
+    /// Where the sequence numbers of the flow start: ours, and the peer's.
+    pub(crate) fn starts(&self) -> Option<[u32; 2]> {
+        let known = self.stream.load(Ordering::Acquire);
+        let starts = self.starts.load(Ordering::Relaxed);
+        let both = known & stream::OURS != 0 && known & (stream::THEIRS | stream::CLAIMED) != 0;
+        both.then_some([(starts >> 32) as u32, starts as u32])
+    }
+
+    /// The same on the way out: what is not known yet of the peer is asked for.
+    pub(crate) fn starts_or(&self, ask: impl FnOnce() -> Option<u32>) -> Option<[u32; 2]> {
+        if self.stream.load(Ordering::Relaxed) & (stream::OURS | stream::THEIRS) == stream::OURS {
+            self.learn_start(ask()?, stream::THEIRS);
+        }
+        self.starts()
+    }
+
+    /// Whether the flow's segments leave without labels.
+    #[inline(always)]
+    pub(crate) fn is_bare(&self) -> bool {
+        self.stream.load(Ordering::Relaxed) & stream::BARE != 0
+    }
+
+    /// Whether the peer labels every packet.
+    #[inline(always)]
+    pub(crate) fn labels_each(&self) -> bool {
+        self.stream.load(Ordering::Relaxed) & stream::EACH != 0
+    }
+
+    /// As [`Self::era`], another one also for each kind of label.
+    #[inline(always)]
+    pub(crate) fn era_of_labels(&self, generation: u64) -> u64 {
+        self.era(generation) ^ u64::from(self.labels_each()) << 47
+    }
+
+    /// Whose a segment without label is, if the flow's peer may send one.
+    pub(crate) fn bare_peer(&self, handshake: bool) -> Option<Peer> {
+        let known = self.stream.load(Ordering::Relaxed);
+        let lenient = handshake || known & stream::LENIENT != 0;
+        self.peer()
+            .filter(|_| known & stream::WHOLE != 0 && lenient)
+    }
+
+    /// The flow's peer, which is bound, has sent a packet that was let in. True if it has proved
+    /// itself for the whole flow by it, and had not before.
+    pub(crate) fn heard(&self, proof: Proof, syn: bool, handshake: bool) -> bool {
+        use stream::{BARE, EACH, LENIENT, WHOLE, YOUNG};
+        let before = self.stream.load(Ordering::Relaxed);
+        let mut known = before;
+        match proof {
+            Proof::First => {}
+            Proof::Stream => {
+                known = known & !EACH | WHOLE | LENIENT;
+                // It knows where ours start: it has our SYN's answer, and so our label.
+                if !syn && known & YOUNG != 0 && self.role() == Role::Passive {
+                    known |= BARE;
+                }
+            }
+            Proof::Packet => known = known & !BARE | EACH,
+            // It has ours, or it would not dare to.
+            Proof::None if !syn && known & (WHOLE | YOUNG) == WHOLE | YOUNG => known |= BARE,
+            Proof::None => {}
+        }
+        if !handshake && proof != Proof::None {
+            known &= !(BARE | LENIENT);
+        }
+        if known == before {
+            return false;
+        }
+        // If it fails, the next packet tells the same.
+        self.stream
+            .compare_exchange(before, known, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+            && known & !before & WHOLE != 0
+    }
+
+    /// What was learned of a flow that was over by then.
+    #[cold]
+    pub(crate) fn unlearn(&self) {
+        self.stream.fetch_and(
+            !(stream::WHOLE | stream::BARE | stream::LENIENT | stream::CLAIMED),
+            Ordering::Relaxed,
+        );
+        self.peer.store(0, Ordering::Relaxed);
+        self.believed.store(0, Ordering::Relaxed);
+    }
+
+    /// The flow's segments without label are let in, in this era.
+    pub(crate) fn believe(&self, era: u64) {
+        self.believed.store(era, Ordering::Relaxed);
+    }
+
+    /// Whether they are.
+    #[inline(always)]
+    pub(crate) fn believes(&self, era: u64) -> bool {
+        self.believed.load(Ordering::Relaxed) == era
+    }
+
+    /// Whether it may hold room for labels.
+    #[inline(always)]
+    pub(crate) fn may_hold_room(&self) -> bool {
+        self.reserved.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it may hold room for labels; says so once.
+    pub(crate) fn to_unreserve(&self) -> bool {
+        self.reserved.swap(0, Ordering::Relaxed) != 0
     }
 
     /// The ScIDs of the processes that last sent and received through it.

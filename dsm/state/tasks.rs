@@ -6,21 +6,29 @@
 use crate::engine::ScId;
 use crate::sys::ptrmap::{Context, Held, PtrMap};
 use crate::sys::task::{self, TaskRef};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 
 struct Task {
     scid: AtomicU32,
-    // What an exec under way leads to; taken over when it can no longer fail.
-    pending: AtomicU32,
+    // What an exec under way leads to, behind what it led from; taken over when it can no longer fail.
+    pending: AtomicU64,
 }
 
-static TASKS: PtrMap<Task, 13> = PtrMap::new();
-
-/// Makes the table.
-pub(crate) fn init() -> Result {
-    TASKS.init()
+impl Task {
+    fn new(scid: ScId, pending: u64) -> Self {
+        Self {
+            scid: AtomicU32::new(scid.0),
+            pending: AtomicU64::new(pending),
+        }
+    }
 }
+
+fn step(from: ScId, to: ScId) -> u64 {
+    u64::from(from.0) << 32 | u64::from(to.0)
+}
+
+static TASKS: PtrMap<Task, { 1 << 13 }> = PtrMap::new();
 
 /// Frees the table; no hook runs any more.
 pub(crate) fn exit() {
@@ -33,7 +41,7 @@ pub(crate) fn count() -> u64 {
 }
 
 /// The ScID of a task.
-#[inline]
+#[inline(always)]
 pub(crate) fn scid(task: TaskRef<'_>, held: &Held<'_>) -> ScId {
     match TASKS.get(task.key(), held) {
         Some(entry) => ScId(entry.scid.load(Ordering::Relaxed)),
@@ -52,25 +60,22 @@ pub(crate) fn current(held: &Held<'_>) -> ScId {
 
 /// Gives one task a ScID. A task that is to have the default and has no entry needs none.
 pub(crate) fn set(task: TaskRef<'_>, scid: ScId, context: Context) -> Result {
-    let known = crate::sys::ptrmap::read(|held| match TASKS.get(task.key(), held) {
-        Some(entry) => {
-            entry.pending.store(scid.0, Ordering::Relaxed);
-            entry.scid.store(scid.0, Ordering::Relaxed);
-            true
-        }
-        None => scid == ScId::DEFAULT,
-    });
-    if known {
+    let store = || {
+        crate::sys::ptrmap::read(|held| match TASKS.get(task.key(), held) {
+            Some(entry) => {
+                entry.scid.store(scid.0, Ordering::Relaxed);
+                true
+            }
+            None => scid == ScId::DEFAULT,
+        })
+    };
+    if store() {
         return Ok(());
     }
-    TASKS.insert(
-        task.key(),
-        Task {
-            scid: AtomicU32::new(scid.0),
-            pending: AtomicU32::new(scid.0),
-        },
-        context,
-    )
+    TASKS.insert(task.key(), context, || Task::new(scid, step(scid, scid)))?;
+    // An exec of the task's may have been first.
+    store();
+    Ok(())
 }
 
 /// Gives all threads of a process a ScID. Twice, for threads that were being made meanwhile.
@@ -97,34 +102,37 @@ pub(crate) fn forget(task: TaskRef<'_>) {
 }
 
 /// What the exec under way makes of the task, should it come to its end.
-pub(crate) fn prepare(task: TaskRef<'_>, scid: ScId) -> Result {
+pub(crate) fn prepare(task: TaskRef<'_>, from: ScId, to: ScId) -> Result {
     let store = |held: &Held<'_>| match TASKS.get(task.key(), held) {
         Some(entry) => {
-            entry.pending.store(scid.0, Ordering::Relaxed);
+            entry.pending.store(step(from, to), Ordering::Relaxed);
             true
         }
-        None => scid == ScId::DEFAULT,
+        None => to == ScId::DEFAULT,
     };
     if crate::sys::ptrmap::read(store) {
         return Ok(());
     }
-    TASKS.insert(
-        task.key(),
-        Task {
-            scid: AtomicU32::new(ScId::DEFAULT.0),
-            pending: AtomicU32::new(scid.0),
-        },
-        Context::Process,
-    )
+    TASKS.insert(task.key(), Context::Process, || {
+        Task::new(ScId::DEFAULT, step(from, to))
+    })
 }
 
-/// The exec has come to its end.
-pub(crate) fn commit(task: TaskRef<'_>) {
+/// The exec has come to its end. What it has led from and to; who was given a ScID meanwhile keeps
+/// that, and it has led nowhere.
+pub(crate) fn commit(task: TaskRef<'_>) -> [ScId; 2] {
     crate::sys::ptrmap::read(|held| {
-        if let Some(entry) = TASKS.get(task.key(), held) {
-            entry
-                .scid
-                .store(entry.pending.load(Ordering::Relaxed), Ordering::Relaxed);
+        let Some(entry) = TASKS.get(task.key(), held) else {
+            return [ScId::DEFAULT; 2];
+        };
+        let pending = entry.pending.load(Ordering::Relaxed);
+        let (from, to) = ((pending >> 32) as u32, pending as u32);
+        let taken = entry
+            .scid
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+        match taken {
+            Ok(_) => [ScId(from), ScId(to)],
+            Err(now) => [ScId(now); 2],
         }
-    });
+    })
 }

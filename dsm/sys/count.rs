@@ -6,6 +6,12 @@ use super::bindings;
 
 /// The first counter that is Rust's.
 pub(crate) const C_END: u32 = bindings::DSM_COUNT_C_END;
+/// A packet with a verified label came in.
+pub(crate) const IN_LABELLED: u32 = bindings::DSM_COUNT_IN_LABELLED;
+/// A TCP segment without a label came in, of a flow whose peer is known.
+pub(crate) const IN_BARE: u32 = bindings::DSM_COUNT_IN_BARE;
+/// A TCP segment left without a label.
+pub(crate) const OUT_BARE: u32 = bindings::DSM_COUNT_OUT_BARE;
 /// How many there can be.
 pub(crate) const MOST: u32 = bindings::DSM_COUNTERS;
 

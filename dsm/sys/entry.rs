@@ -4,9 +4,9 @@
 //! the answer into an errno. No policy here, and no loop.
 
 use super::{bindings, errors};
-use super::net::{self, Departure, Packet, Receiver, SockRef, SockView};
+use super::net::{self, Departure, Ends, Incoming, LabelWords, Packet, SockRef, SockView};
 use super::ptrmap::{self, Context, Held};
-use super::system;
+use super::system::{self, Part};
 use super::task::{CredRef, Program, TaskRef};
 use crate::engine::{ScId, SystemPermission};
 use crate::hooks::{arrival, cred, departure, exec, machine, option, process, socket, unix, Verdict};
@@ -84,6 +84,25 @@ unsafe fn on_other(sock: *const bindings::socket, hook: &'static str) -> c_int {
     }
 }
 
+/// A message on a socket that is neither TCP nor UDP.
+///
+/// # Safety
+///
+/// The socket is that of `socket_sendmsg`, which is running.
+unsafe fn on_other_message(sock: *const bindings::socket) -> c_int {
+    const HOOK: &str = "socket_sendmsg";
+    if unix::is_within_zone() {
+        // SAFETY: by the caller's promise.
+        return unsafe { on_other(sock, HOOK) };
+    }
+    // SAFETY: by the caller's promise.
+    match unsafe { (net::sock_of(sock), net::unix_peer(sock)) } {
+        (Some(own), Some(peer)) => errno(unix::go_on(own, peer.sock(), HOOK), EACCES),
+        // SAFETY: by the caller's promise.
+        _ => unsafe { on_other(sock, HOOK) },
+    }
+}
+
 /// No address.
 const NOWHERE: (*const bindings::sockaddr, c_int) = (null(), 0);
 
@@ -104,18 +123,39 @@ unsafe fn mediated<'a>(sk: *const bindings::sock) -> Option<SockRef<'a>> {
 /// # Safety
 ///
 /// The socket is that of a hook that is running.
-#[inline(always)]
-unsafe fn may_receive(sock: *const bindings::socket, hook: &'static str) -> c_int {
+unsafe fn on_receive(sock: *const bindings::socket, hook: &'static str) -> c_int {
     // SAFETY: by the caller's promise.
-    let Some(receiver) = (unsafe { Receiver::from_raw(sock) }) else {
-        // SAFETY: as above.
-        return unsafe { on_other(sock, hook) };
-    };
-    if ptrmap::read(|held| socket::may_receive(&receiver, held)) {
-        return 0;
+    unsafe { on_any_socket(sock, NOWHERE, hook, |view| socket::receive(view, hook)) }
+}
+
+/// What a call or packet is asked by: a socket and who acts.
+///
+/// # Safety
+///
+/// The socket is that of a hook that is running, the task the one that runs, and the RCU read lock is
+/// held until the hook is through with the values.
+#[inline(always)]
+unsafe fn call<'a>(
+    sk: *const bindings::sock,
+    task: *const bindings::task_struct,
+) -> (SockRef<'a>, TaskRef<'a>, Held<'a>) {
+    // SAFETY: by the caller's promise.
+    unsafe { (SockRef::from_raw(sk), TaskRef::from_raw(task), Held::assume()) }
+}
+
+/// Writes a label's 20 bytes.
+///
+/// # Safety
+///
+/// `label` has room for them, at any alignment.
+#[inline(always)]
+unsafe fn write_label(label: *mut u8, [a, b, c]: LabelWords) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        label.cast::<u64>().write_unaligned(a);
+        label.add(8).cast::<u64>().write_unaligned(b);
+        label.add(16).cast::<u32>().write_unaligned(c as u32);
     }
-    // SAFETY: as above.
-    unsafe { on_socket(sock, NOWHERE, EACCES, |view| socket::receive(view, hook)) }
 }
 
 /// An attribute's name.
@@ -137,6 +177,21 @@ fn on_machine(part: Option<SystemPermission>, hook: &'static str, error: Error) 
     match part {
         Some(part) => errno(machine::access(part, hook), error),
         None => 0,
+    }
+}
+
+/// A message of a process' to another one's netlink socket; of the kernel's own are most.
+///
+/// # Safety
+///
+/// The arguments are those of `socket_sock_rcv_skb`, which is running.
+unsafe fn on_message(sk: *const bindings::sock, skb: *const bindings::sk_buff) -> c_int {
+    // SAFETY: by the caller's promise.
+    if unsafe { bindings::dsm_is_message(sk, skb) } {
+        // SAFETY: as above.
+        errno(unix::message(unsafe { SockRef::from_raw(sk) }), EACCES)
+    } else {
+        0
     }
 }
 
@@ -269,7 +324,35 @@ entries! {
 
     fn dsm_hook_file_open(file: *mut bindings::file) -> c_int {
         // SAFETY: the hook's argument.
-        on_machine(unsafe { system::of_file(file) }, "file_open", EACCES)
+        match unsafe { system::of_file(file) } {
+            Part::None => 0,
+            Part::Network => errno(socket::unmediated("file_open"), EACCES),
+            Part::Machine(part) => errno(machine::access(part, "file_open"), EACCES),
+        }
+    }
+
+    fn dsm_hook_inode_setattr(
+        _idmap: *mut bindings::mnt_idmap,
+        dentry: *mut bindings::dentry,
+        attributes: *mut bindings::iattr,
+    ) -> c_int {
+        // SAFETY: the hook's arguments.
+        match unsafe { system::of_chown(dentry, attributes) } {
+            Some(part) => errno(machine::access(part, "inode_setattr"), EACCES),
+            None => 0,
+        }
+    }
+
+    fn dsm_hook_tun_dev_create() -> c_int {
+        errno(socket::unmediated("tun_dev_create"), EACCES)
+    }
+
+    fn dsm_hook_tun_dev_open(_security: *mut c_void) -> c_int {
+        errno(socket::unmediated("tun_dev_open"), EACCES)
+    }
+
+    fn dsm_hook_tun_dev_attach_queue(_security: *mut c_void) -> c_int {
+        errno(socket::unmediated("tun_dev_attach_queue"), EACCES)
     }
 
     fn dsm_hook_locked_down(what: u32) -> c_int {
@@ -300,10 +383,34 @@ entries! {
         errno(process::signal(unsafe { TaskRef::from_raw(task) }), EPERM)
     }
 
-    fn dsm_hook_ptrace_access_check(child: *mut bindings::task_struct, mode: u32) -> c_int {
-        let quiet = system::is_quiet_trace(mode);
+    fn dsm_hook_task_setrlimit(
+        task: *mut bindings::task_struct,
+        _resource: u32,
+        _limit: *mut bindings::rlimit,
+    ) -> c_int {
         // SAFETY: the hook's argument.
-        errno(process::trace(unsafe { TaskRef::from_raw(child) }, quiet), EPERM)
+        errno(process::limit(unsafe { TaskRef::from_raw(task) }), EPERM)
+    }
+
+    fn dsm_hook_task_setnice(task: *mut bindings::task_struct, _nice: c_int) -> c_int {
+        // SAFETY: the hook's argument.
+        errno(process::pace(unsafe { TaskRef::from_raw(task) }, "task_setnice"), EPERM)
+    }
+
+    fn dsm_hook_task_setioprio(task: *mut bindings::task_struct, _priority: c_int) -> c_int {
+        // SAFETY: the hook's argument.
+        errno(process::pace(unsafe { TaskRef::from_raw(task) }, "task_setioprio"), EPERM)
+    }
+
+    fn dsm_hook_task_setscheduler(task: *mut bindings::task_struct) -> c_int {
+        // SAFETY: the hook's argument.
+        errno(process::pace(unsafe { TaskRef::from_raw(task) }, "task_setscheduler"), EPERM)
+    }
+
+    fn dsm_hook_ptrace_access_check(child: *mut bindings::task_struct, mode: u32) -> c_int {
+        let look = system::look_of_trace(mode);
+        // SAFETY: the hook's argument.
+        errno(process::trace(unsafe { TaskRef::from_raw(child) }, look), EPERM)
     }
 
     fn dsm_hook_ptrace_traceme(parent: *mut bindings::task_struct) -> c_int {
@@ -331,7 +438,7 @@ entries! {
     ) -> c_int {
         if option::receives(level, optname) {
             // SAFETY: the hook's argument.
-            return unsafe { may_receive(sock, "socket_getsockopt") };
+            return unsafe { on_receive(sock, "socket_getsockopt") };
         }
         // SAFETY: the hook's arguments.
         unsafe {
@@ -341,14 +448,27 @@ entries! {
         }
     }
 
+    fn dsm_hook_inet_conn_request(
+        sk: *const bindings::sock,
+        _skb: *mut bindings::sk_buff,
+        _req: *mut bindings::request_sock,
+    ) -> c_int {
+        // SAFETY: the hook's argument.
+        status(socket::requested(unsafe { SockRef::from_raw(sk) }))
+    }
+
     fn dsm_hook_sk_clone_security(sk: *const bindings::sock, newsk: *mut bindings::sock) {
         // SAFETY: both live while one is cloned from the other.
-        if let (Some(parent), true) = (unsafe { mediated(sk) }, !newsk.is_null()) {
+        let parent = unsafe { mediated(sk) };
+        if newsk.is_null() {
+            return;
+        }
+        // SAFETY: as above; the clone is its maker's alone.
+        let clone = unsafe { net::Cloned::from_raw(newsk) };
+        match parent {
+            Some(parent) => socket::cloned(parent, &clone),
             // SAFETY: as above.
-            socket::cloned(parent, unsafe { SockRef::from_raw(newsk) });
-        } else if !newsk.is_null() {
-            // SAFETY: as above.
-            unsafe { socket::cloned_other(SockRef::from_raw(sk), SockRef::from_raw(newsk)) };
+            None => socket::cloned_other(unsafe { SockRef::from_raw(sk) }, &clone),
         }
     }
 
@@ -368,8 +488,14 @@ entries! {
                 16 => Some(IpAddr::from(from)),
                 _ => None,
             };
+            let (mut theirs, mut ours) = (0, 0);
+            // SAFETY: as above; it is a TCP request.
+            unsafe { bindings::dsm_request_starts(req, &mut theirs, &mut ours) };
             // SAFETY: as above; the socket takes its options from it after this hook.
-            socket::connection(child, from, || unsafe { bindings::dsm_reserve_child(req) });
+            let reserve = || unsafe { bindings::dsm_reserve_child(req) };
+            // SAFETY: as above; it is a TCP socket.
+            let part = unsafe { bindings::dsm_is_part(newsk) };
+            socket::connection(child, from, part, [ours, theirs], reserve);
         }
     }
 
@@ -417,20 +543,6 @@ entries! {
             Some(sock) => errno(unix::take(sock), EACCES),
             None => 0,
         }
-    }
-
-    fn dsm_hook_file_permission(file: *mut bindings::file, mask: c_int) -> c_int {
-        const MAY_READ: c_int = 4;
-        if mask & MAY_READ == 0 {
-            return 0;
-        }
-        // SAFETY: the hook's argument.
-        let socket = unsafe { bindings::dsm_file_socket(file) };
-        if socket.is_null() {
-            return 0;
-        }
-        // SAFETY: the file holds its socket.
-        unsafe { may_receive(socket, "file_permission") }
     }
 
     fn dsm_hook_socket_create(
@@ -493,7 +605,123 @@ entries! {
         unsafe { on_any_socket(sock, NOWHERE, "socket_accept", socket::accept) }
     }
 
-    fn dsm_hook_socket_sendmsg(
+    fn dsm_known_stream(
+        sk: *const bindings::sock,
+        task: *const bindings::task_struct,
+        port: u32,
+    ) -> bool {
+        // SAFETY: the call's socket and the running task; the shim holds the RCU read lock.
+        let (sock, task, held) = unsafe { call(sk, task) };
+        socket::may_stream(sock, task, port, &held)
+    }
+
+    fn dsm_known_datagram(
+        sk: *const bindings::sock,
+        task: *const bindings::task_struct,
+        word: u64,
+        port: u32,
+    ) -> bool {
+        // SAFETY: as above.
+        let (sock, task, held) = unsafe { call(sk, task) };
+        socket::may_send_datagram(sock, task, word, port, &held)
+    }
+
+    fn dsm_recent_datagram(
+        sk: *const bindings::sock,
+        task: *const bindings::task_struct,
+        word: u64,
+        port: u32,
+    ) -> bool {
+        // SAFETY: as above.
+        let (sock, task, held) = unsafe { call(sk, task) };
+        socket::may_send_again(sock, task, word, port, &held)
+    }
+
+    fn dsm_known_receiver(
+        sk: *const bindings::sock,
+        task: *const bindings::task_struct,
+        port: u32,
+    ) -> bool {
+        // SAFETY: as above.
+        let (sock, task, held) = unsafe { call(sk, task) };
+        socket::may_receive(sock, task, port, &held)
+    }
+
+    fn dsm_known_segment(sk: *const bindings::sock) -> bool {
+        // SAFETY: the socket lives while the hook runs. A TCP socket gets its segments from the IP layer,
+        // which delivers them under the RCU read lock (ip_local_deliver_finish, ip6_input_finish).
+        unsafe { arrival::is_believed(SockRef::from_raw(sk), &Held::assume()) }
+    }
+
+    fn dsm_known_arrival(
+        sk: *const bindings::sock,
+        addrs: u64,
+        ports: u32,
+        label0: u64,
+        label1: u64,
+        label2: u32,
+    ) -> bool {
+        // SAFETY: as above, of UDP.
+        let (sock, held) = unsafe { (SockRef::from_raw(sk), Held::assume()) };
+        let label = [label0, label1, u64::from(label2)];
+        arrival::is_known_datagram(sock, Ends { addrs, ports }, label, &held)
+    }
+
+    fn dsm_recent_arrival(
+        sk: *const bindings::sock,
+        addrs: u64,
+        ports: u32,
+        label0: u64,
+        label1: u64,
+        label2: u32,
+    ) -> bool {
+        // SAFETY: as above.
+        let (sock, held) = unsafe { (SockRef::from_raw(sk), Held::assume()) };
+        let label = [label0, label1, u64::from(label2)];
+        arrival::is_recent_datagram(sock, Ends { addrs, ports }, label, &held)
+    }
+
+    fn dsm_known_bare(sk: *const bindings::sock) -> bool {
+        // SAFETY: the socket is the packet's and lives while the hook runs; netfilter hooks run under
+        // the RCU read lock.
+        unsafe { departure::is_bare(SockRef::from_raw(sk), &Held::assume()) }
+    }
+
+    fn dsm_known_label(
+        sk: *const bindings::sock,
+        task: *const bindings::task_struct,
+        addrs: u64,
+        ports: u32,
+        label: *mut u8,
+    ) -> bool {
+        // SAFETY: the packet's socket and the running task; netfilter hooks run under the RCU read lock.
+        let (sock, task, held) = unsafe { call(sk, task) };
+        let Some(words) = departure::known_label(sock, task, Ends { addrs, ports }, &held) else {
+            return false;
+        };
+        // SAFETY: the shim's buffer has room for a label's 20 bytes.
+        unsafe { write_label(label, words) };
+        true
+    }
+
+    fn dsm_recent_label(
+        sk: *const bindings::sock,
+        task: *const bindings::task_struct,
+        addrs: u64,
+        ports: u32,
+        label: *mut u8,
+    ) -> bool {
+        // SAFETY: as above.
+        let (sock, task, held) = unsafe { call(sk, task) };
+        let Some(words) = departure::recent_label(sock, task, Ends { addrs, ports }, &held) else {
+            return false;
+        };
+        // SAFETY: the shim's buffer has room for a label's 20 bytes.
+        unsafe { write_label(label, words) };
+        true
+    }
+
+    fn dsm_on_sendmsg(
         sock: *mut bindings::socket,
         msg: *mut bindings::msghdr,
         size: c_int,
@@ -507,40 +735,35 @@ entries! {
             Some(Some(view)) => errno(socket::send(&view), EACCES),
             Some(None) => 0,
             // SAFETY: the hook's argument.
-            None => unsafe { on_other(sock, "socket_sendmsg") },
+            None => unsafe { on_other_message(sock) },
         }
     }
 
-    fn dsm_hook_socket_recvmsg(
-        sock: *mut bindings::socket,
-        _msg: *mut bindings::msghdr,
-        _size: c_int,
-        _flags: c_int,
-    ) -> c_int {
+    fn dsm_on_recvmsg(sock: *const bindings::socket) -> c_int {
         // SAFETY: the hook's argument.
-        unsafe { may_receive(sock, "socket_recvmsg") }
+        unsafe { on_receive(sock, "socket_recvmsg") }
     }
 
-    fn dsm_hook_socket_sock_rcv_skb(
-        sk: *mut bindings::sock,
-        skb: *mut bindings::sk_buff,
-    ) -> c_int {
+    fn dsm_on_file_read(sock: *const bindings::socket) -> c_int {
+        // SAFETY: the file holds its socket.
+        unsafe { on_receive(sock, "file_permission") }
+    }
+
+    fn dsm_on_arrival(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> c_int {
         let mut packet = bindings::dsm_packet::default();
         // SAFETY: the hook's arguments.
         let kind = unsafe { bindings::dsm_arrival(sk, skb, &mut packet) };
         if kind == bindings::DSM_ARRIVAL_FOREIGN {
-            return 0;
+            // SAFETY: the hook's arguments.
+            return unsafe { on_message(sk, skb) };
         }
+        // SAFETY: as above: none but packets of the IP layer's are not foreign.
+        let held = unsafe { Held::assume() };
         // SAFETY: filled in above; the packet lives while the hook runs.
         let packet = unsafe { Packet::from_raw(&packet, kind == bindings::DSM_ARRIVAL_IPV4) };
-        // SAFETY: TCP and UDP sockets get their packets from the IP layer, which delivers them
-        // under the RCU read lock (ip_local_deliver_finish, ip6_input_finish).
-        let held = unsafe { Held::assume() };
-        // SAFETY: the socket lives while the hook runs.
-        let sock = unsafe { SockRef::from_raw(sk) };
-        // SAFETY: the hook's packet.
-        let reject = || unsafe { bindings::dsm_reject(skb) };
-        errno(arrival::arrival(sock, &packet, &held, reject), EACCES)
+        // SAFETY: the hook's arguments; RCU as above.
+        let (sock, incoming) = unsafe { (SockRef::from_raw(sk), Incoming::from_raw(sk, skb)) };
+        errno(arrival::arrival(sock, &packet, &held, &incoming), EACCES)
     }
 
     fn dsm_departure(
@@ -554,16 +777,15 @@ entries! {
         let sock = (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) });
         // SAFETY: netfilter hooks run under the RCU read lock.
         let held = unsafe { Held::assume() };
-        match departure::departure(sock, &packet, &held) {
+        // SAFETY: a stream's socket is locked while it sends; only a stream's is asked.
+        let peer_start = |sock: SockRef<'_>| unsafe { sock.peer_start() };
+        match departure::departure(sock, &packet, &held, peer_start) {
             Departure::Bare => bindings::DSM_OUT_BARE,
             Departure::Drop => bindings::DSM_OUT_DROP,
-            Departure::Label([a, b, c]) => {
-                // SAFETY: the shim's buffer has room for a label's 20 bytes, at any alignment.
-                unsafe {
-                    label.cast::<u64>().write_unaligned(a);
-                    label.add(8).cast::<u64>().write_unaligned(b);
-                    label.add(16).cast::<u32>().write_unaligned(c as u32);
-                }
+            Departure::Refuse => bindings::DSM_OUT_REFUSE,
+            Departure::Label(words) => {
+                // SAFETY: the shim's buffer has room for a label's 20 bytes.
+                unsafe { write_label(label, words) };
                 bindings::DSM_OUT_LABEL
             }
         }
@@ -580,9 +802,12 @@ entries! {
         let sock = (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) });
         // SAFETY: netfilter hooks run under the RCU read lock.
         let held = unsafe { Held::assume() };
-        match departure::departure(sock, &packet, &held) {
+        // SAFETY: a stream's socket is locked while it sends; only a stream's is asked.
+        let peer_start = |sock: SockRef<'_>| unsafe { sock.peer_start() };
+        match departure::departure(sock, &packet, &held, peer_start) {
             Departure::Bare => bindings::DSM_OUT_BARE,
             Departure::Drop => bindings::DSM_OUT_DROP,
+            Departure::Refuse => bindings::DSM_OUT_REFUSE,
             Departure::Label(words) => {
                 // SAFETY: the shim's buffer has room for 24 bytes, and their alignment.
                 unsafe { header.cast::<[u64; 3]>().write(words) };
@@ -594,9 +819,10 @@ entries! {
     fn dsm_on_thread(thread: *const bindings::task_struct, scid: u32) -> c_int {
         // SAFETY: the shim holds the RCU read lock, so the thread is not freed.
         let thread = unsafe { TaskRef::from_raw(thread) };
-        // SAFETY: as above.
-        let cred = unsafe { thread.credentials() };
-        let kept = owners::CREDS.try_set(cred.key(), ScId(scid), Context::Atomic);
+        let kept = ptrmap::read(|held| {
+            let cred = thread.credentials(held);
+            owners::CREDS.try_set(cred.key(), ScId(scid), Context::Atomic)
+        });
         status(kept.and_then(|()| tasks::set(thread, ScId(scid), Context::Atomic)))
     }
 }

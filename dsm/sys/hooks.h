@@ -2,7 +2,7 @@
 /*
  * The LSM hooks that the module claims, in the order in which they go live: state keepers first,
  * then what a process does, then what arrives. One line here, one `extern "C"` function of the
- * same name in sys/entry.rs; both sides are checked against the kernel's own prototype.
+ * same name in sys/entry.rs, or one in known.c; all are checked against the kernel's own prototype.
  */
 #ifndef DSM_SYS_HOOKS_H
 #define DSM_SYS_HOOKS_H
@@ -12,11 +12,13 @@ union bpf_attr;
 struct dentry;
 struct file;
 struct fown_struct;
+struct iattr;
 struct kernel_siginfo;
 struct linux_binprm;
 struct mnt_idmap;
 struct msghdr;
 struct request_sock;
+struct rlimit;
 struct sk_buff;
 struct sock;
 struct sockaddr;
@@ -35,6 +37,7 @@ struct user_namespace;
 	H(bprm_committed_creds)					\
 	H(capable)						\
 	H(uring_override_creds)					\
+	H(inode_setattr)					\
 	H(inode_setxattr)					\
 	H(inode_removexattr)					\
 	H(inode_xattr_skipcap)					\
@@ -46,10 +49,15 @@ struct user_namespace;
 	H(bpf)							\
 	H(perf_event_open)					\
 	H(task_kill)						\
+	H(task_setrlimit)					\
+	H(task_setnice)						\
+	H(task_setioprio)					\
+	H(task_setscheduler)					\
 	H(ptrace_access_check)					\
 	H(ptrace_traceme)					\
 	H(socket_setsockopt)					\
 	H(socket_getsockopt)					\
+	H(inet_conn_request)					\
 	H(sk_clone_security)					\
 	H(inet_csk_clone)					\
 	H(mptcp_add_subflow)					\
@@ -57,6 +65,9 @@ struct user_namespace;
 	H(unix_may_send)					\
 	H(file_receive)						\
 	H(file_permission)					\
+	H(tun_dev_create)					\
+	H(tun_dev_open)						\
+	H(tun_dev_attach_queue)					\
 	H(socket_create)					\
 	H(socket_post_create)					\
 	H(socket_bind)						\
@@ -75,6 +86,7 @@ int dsm_hook_cred_prepare(struct cred *new, const struct cred *old, gfp_t gfp);
 void dsm_hook_cred_transfer(struct cred *new, const struct cred *old);
 int dsm_hook_bprm_creds_from_file(struct linux_binprm *bprm, const struct file *file);
 void dsm_hook_bprm_committed_creds(const struct linux_binprm *bprm);
+int dsm_hook_inode_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr);
 int dsm_hook_inode_setxattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name,
 			    const void *value, size_t size, int flags);
 int dsm_hook_inode_removexattr(struct mnt_idmap *idmap, struct dentry *dentry, const char *name);
@@ -91,10 +103,16 @@ int dsm_hook_bpf(int cmd, union bpf_attr *attr, unsigned int size, bool kernel);
 int dsm_hook_perf_event_open(int type);
 int dsm_hook_task_kill(struct task_struct *p, struct kernel_siginfo *info, int sig,
 		       const struct cred *cred);
+int dsm_hook_task_setrlimit(struct task_struct *p, unsigned int resource, struct rlimit *limit);
+int dsm_hook_task_setnice(struct task_struct *p, int nice);
+int dsm_hook_task_setioprio(struct task_struct *p, int ioprio);
+int dsm_hook_task_setscheduler(struct task_struct *p);
 int dsm_hook_ptrace_access_check(struct task_struct *child, unsigned int mode);
 int dsm_hook_ptrace_traceme(struct task_struct *parent);
 int dsm_hook_socket_setsockopt(struct socket *sock, int level, int optname);
 int dsm_hook_socket_getsockopt(struct socket *sock, int level, int optname);
+int dsm_hook_inet_conn_request(const struct sock *sk, struct sk_buff *skb,
+			       struct request_sock *req);
 void dsm_hook_sk_clone_security(const struct sock *sk, struct sock *newsk);
 void dsm_hook_inet_csk_clone(struct sock *newsk, const struct request_sock *req);
 int dsm_hook_mptcp_add_subflow(struct sock *sk, struct sock *ssk);
@@ -102,6 +120,9 @@ int dsm_hook_unix_stream_connect(struct sock *sock, struct sock *other, struct s
 int dsm_hook_unix_may_send(struct socket *sock, struct socket *other);
 int dsm_hook_file_receive(struct file *file);
 int dsm_hook_file_permission(struct file *file, int mask);
+int dsm_hook_tun_dev_create(void);
+int dsm_hook_tun_dev_open(void *security);
+int dsm_hook_tun_dev_attach_queue(void *security);
 int dsm_hook_socket_create(int family, int type, int protocol, int kern);
 int dsm_hook_socket_post_create(struct socket *sock, int family, int type, int protocol, int kern);
 int dsm_hook_socket_bind(struct socket *sock, struct sockaddr *address, int addrlen);

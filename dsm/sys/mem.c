@@ -11,6 +11,7 @@
 #include <linux/spinlock.h>
 #include <linux/wait.h>
 
+#include "count.h"
 #include "shim.h"
 
 #define LOCKS 64
@@ -19,7 +20,7 @@ static struct {
 	spinlock_t lock;
 } ____cacheline_aligned_in_smp locks[LOCKS];
 
-static DEFINE_PER_CPU(u64[DSM_COUNTERS], counters);
+DEFINE_PER_CPU(u64[DSM_COUNTERS], dsm_counters);
 
 static atomic_t sleepers = ATOMIC_INIT(0);
 static DECLARE_WAIT_QUEUE_HEAD(no_sleeper);
@@ -51,16 +52,6 @@ void dsm_free_rcu(void *p)
 	struct dsm_node *node = p;
 
 	kfree_rcu(node, rcu);
-}
-
-void *dsm_alloc_buckets(size_t n)
-{
-	return kvcalloc(n, sizeof(void *), GFP_KERNEL);
-}
-
-void dsm_free_buckets(void *p)
-{
-	kvfree(p);
 }
 
 unsigned long dsm_lock(u32 n)
@@ -104,7 +95,7 @@ void dsm_resched(void)
 void dsm_count(u32 counter)
 {
 	if (counter < DSM_COUNTERS)
-		this_cpu_inc(counters[counter]);
+		this_cpu_inc(dsm_counters[counter]);
 }
 
 u64 dsm_count_sum(u32 counter)
@@ -114,7 +105,7 @@ u64 dsm_count_sum(u32 counter)
 
 	if (counter < DSM_COUNTERS)
 		for_each_possible_cpu(cpu)
-			sum += per_cpu(counters[counter], cpu);
+			sum += per_cpu(dsm_counters[counter], cpu);
 	return sum;
 }
 

@@ -12,6 +12,7 @@ struct cred;
 struct dentry;
 struct file;
 struct fown_struct;
+struct iattr;
 struct linux_binprm;
 struct task_struct;
 struct user_namespace;
@@ -24,6 +25,9 @@ enum dsm_counter {
 	DSM_COUNT_OUT_DECEIVING,
 	DSM_COUNT_FLOWS_ABORTED,
 	DSM_COUNT_REJECTED,
+	DSM_COUNT_IN_LABELLED,
+	DSM_COUNT_IN_BARE,
+	DSM_COUNT_OUT_BARE,
 	DSM_COUNT_C_END,
 };
 #define DSM_COUNTERS 64
@@ -33,8 +37,6 @@ void dsm_mem_init(void);
 void *dsm_alloc(size_t size, bool atomic);
 void dsm_free(void *p);
 void dsm_free_rcu(void *p);	/* p starts with a struct rcu_head */
-void *dsm_alloc_buckets(size_t n);
-void dsm_free_buckets(void *p);
 unsigned long dsm_lock(u32 n);
 void dsm_unlock(u32 n, unsigned long flags);
 void dsm_rcu_lock(void);
@@ -58,6 +60,8 @@ int dsm_file_label(const struct file *file, u8 *value, size_t size);
 void dsm_bprm_secure(struct linux_binprm *bprm);
 bool dsm_bprm_unsafe(const struct linux_binprm *bprm);
 bool dsm_may_label(void);
+bool dsm_is_root(void);
+void dsm_drop_core(void);
 bool dsm_is_init(void);
 const struct file *dsm_owned_file(const struct fown_struct *fown);
 bool dsm_task_kernel(const struct task_struct *task);
@@ -66,6 +70,13 @@ const struct cred *dsm_task_cred(const struct task_struct *task);
 bool dsm_cred_own(const struct cred *cred);
 bool dsm_cred_lent(const struct cred *cred);
 u32 dsm_system_call(void);
+
+/* How a process wants to look into another one. */
+enum dsm_look {
+	DSM_LOOK_UNASKED,	/* the kernel wonders what it may show */
+	DSM_LOOK_READING,
+	DSM_LOOK_ATTACHING,
+};
 
 /* Parts of the machine: what a system permission is about. */
 enum dsm_part {
@@ -78,6 +89,7 @@ enum dsm_part {
 	DSM_PART_NET_ADMIN,
 	DSM_PART_LABEL,
 	DSM_PART_SYS_ADMIN,
+	DSM_PART_NETWORK,	/* a device that talks past the sockets: no system permission */
 };
 
 /* system.c: which part it is. Any context. */
@@ -85,8 +97,9 @@ u32 dsm_part_of_capability(const struct user_namespace *ns, int cap);
 u32 dsm_part_of_lockdown(u32 reason);
 u32 dsm_part_of_perf(int type);
 u32 dsm_part_of_file(const struct file *file);
+u32 dsm_part_of_chown(const struct dentry *dentry, const struct iattr *attr);
 bool dsm_capability_quiet(u32 opts);
-bool dsm_ptrace_quiet(u32 mode);
+u32 dsm_look_of_ptrace(u32 mode);
 
 /* In entry.rs, called under rcu_read_lock for each thread of a process. */
 int dsm_on_thread(const struct task_struct *thread, u32 scid);

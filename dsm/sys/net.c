@@ -11,12 +11,16 @@
 #include <linux/netfilter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6.h>
+#include <linux/netlink.h>
 #include <linux/skbuff.h>
+#include <linux/unaligned.h>
+#include <net/af_unix.h>
 #include <net/inet_connection_sock.h>
 #include <net/inet_hashtables.h>
 #include <net/inet_sock.h>
 #include <net/ip.h>
 #include <net/ipv6.h>
+#include <net/mptcp.h>
 #include <net/net_namespace.h>
 #include <net/request_sock.h>
 #include <net/route.h>
@@ -24,6 +28,8 @@
 #include <net/tcp.h>
 #include <net/udp.h>
 
+#include "count.h"
+#include "known.h"
 #include "net6.h"
 #include "shim.h"
 
@@ -108,8 +114,8 @@ static void raw_packet(const struct sk_buff *skb, struct dsm_packet *packet)
 
 	if (iph->protocol == IPPROTO_ICMP)
 		skb_copy_bits(skb, offset, &type, sizeof(type));
-	else if ((iph->protocol == IPPROTO_TCP || iph->protocol == IPPROTO_UDP) &&
-		 !ip_is_fragment(iph))
+	else if ((iph->protocol == IPPROTO_TCP || iph->protocol == IPPROTO_UDP ||
+		  iph->protocol == IPPROTO_UDPLITE) && !ip_is_fragment(iph))
 		skb_copy_bits(skb, offset, &ports, sizeof(ports));
 	packet->raw = true;
 	packet->protocol = iph->protocol;
@@ -151,6 +157,8 @@ u32 dsm_arrival(const struct sock *sk, const struct sk_buff *skb, struct dsm_pac
 
 		packet->tcp_flags = tcp_flag_byte(th);
 		packet->empty = skb->len <= th->doff * 4;
+		packet->seq = be32_to_cpu(th->seq);
+		packet->ack = be32_to_cpu(th->ack_seq);
 	} else {
 		packet->tcp_flags = 0;
 		packet->empty = false;
@@ -213,23 +221,6 @@ static bool call_to_group(const struct sock *sk, const struct dsm_sock *view)
 		inet_addr_type(sock_net(sk), daddr) == RTN_BROADCAST);
 }
 
-/* The socket and its local port; NULL if it is none that the module mediates. */
-const struct sock *dsm_sock_port(const struct socket *socket, u16 *port)
-{
-	const struct sock *sk = socket->sk;
-
-	if (!sk || !dsm_is_mediated(sk))
-		return NULL;
-	*port = READ_ONCE(inet_sk(sk)->inet_num);
-	return sk;
-}
-
-/*
- * A datagram up to this size fits into every path's packets with a label, so it needs no room
- * reserved. 552 is the least path MTU that the kernel believes in.
- */
-#define SMALL (552 - 60 - (int)sizeof(struct udphdr))
-
 /*
  * The socket, and where a message or connection of it goes: to the message's or the given
  * address, otherwise to the peer. False if the socket is none that the module mediates. Under
@@ -263,9 +254,13 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 	if (sk->sk_family == AF_INET6 && dsm_reserved6(sk))
 		view->reserved |= DSM_FAMILY_IPV6;
 	/* An MPTCP socket sends nothing itself. */
+	view->stream = sk->sk_protocol == IPPROTO_TCP;
+	if (view->stream)
+		size += (int)(READ_ONCE(tcp_sk(sk)->write_seq) - READ_ONCE(tcp_sk(sk)->snd_una));
 	view->large = !mptcp(sk) &&
-		      (view->protocol == IPPROTO_TCP || size > SMALL ||
-		       (msg && ((msg->msg_flags & MSG_MORE) || udp_test_bit(CORK, sk))));
+		      (size > DSM_SMALL ||
+		       (msg && ((msg->msg_flags & MSG_MORE) ||
+				(!view->stream && udp_test_bit(CORK, sk)))));
 	if (msg && msg->msg_name) {
 		address = msg->msg_name;
 		addrlen = msg->msg_namelen;
@@ -295,6 +290,9 @@ bool dsm_sock_of(const struct socket *socket, const struct msghdr *msg, int size
 	}
 	if (view->protocol == IPPROTO_UDP && call_to_group(sk, view))
 		view->group = true;
+	view->word = dsm_call_word((__force u32)cpu_to_be32(view->daddr), view->sport, view->destination) |
+		     (view->large ? DSM_WORD_LARGE : 0) | (view->group ? DSM_WORD_GROUP : 0) |
+		     view->reserved;
 	return true;
 }
 
@@ -357,7 +355,10 @@ int dsm_reserve(const struct sock *csk, u32 family)
 	return 0;
 }
 
-/* The same for a new socket that is locked. Sleeps. */
+/*
+ * The same for a new socket that is locked. Where it will connect to is not known yet: an IPv6
+ * socket gets room for either family. Sleeps.
+ */
 int dsm_reserve_locked(struct sock *sk)
 {
 	struct ip_options_rcu *opt = placeholder(GFP_KERNEL);
@@ -368,7 +369,7 @@ int dsm_reserve_locked(struct sock *sk)
 		kfree(opt);
 	else
 		replace_options(sk, opt);
-	return 0;
+	return dsm_reserve_locked6(sk);
 }
 
 /* Gives the room back. Sleeps. */
@@ -435,6 +436,34 @@ u32 dsm_request_peer(const struct sock *child, const struct request_sock *req, u
 	return 0;
 }
 
+/* Whether a netlink socket receives from a process: what the kernel sends there has no port. */
+bool dsm_is_message(const struct sock *sk, const struct sk_buff *skb)
+{
+	return sk->sk_family == AF_NETLINK && NETLINK_CB(skb).portid;
+}
+
+/* The other end of an AF_UNIX connection, with a reference; NULL if there is none. */
+struct sock *dsm_unix_peer(const struct socket *socket)
+{
+	struct sock *sk = socket->sk;
+	struct sock *peer;
+
+	if (!sk || sk->sk_family != AF_UNIX || sk->sk_type == SOCK_DGRAM)
+		return NULL;
+	unix_state_lock(sk);
+	peer = unix_peer(sk);
+	if (peer)
+		sock_hold(peer);
+	unix_state_unlock(sk);
+	return peer;
+}
+
+/* Whether a connection is, or is offered as, a part of another socket: its processes see only that. */
+bool dsm_is_part(const struct sock *child)
+{
+	return sk_is_mptcp(child);
+}
+
 /* A reference on a socket that may be on its way to be freed; NULL if it is. */
 struct sock *dsm_sock_get(const struct sock *csk)
 {
@@ -446,6 +475,24 @@ struct sock *dsm_sock_get(const struct sock *csk)
 void dsm_sock_put(struct sock *sk)
 {
 	sock_put(sk);
+}
+
+/*
+ * Where there is no memory, or no room, for the state of a clone, that much is noted in the clone
+ * itself: in the flag that is farthest from those that the kernel gives out. Its own clones have it, too.
+ */
+#define LOST (BITS_PER_LONG - 1)
+static_assert(sizeof_field(struct sock, sk_flags) * BITS_PER_BYTE == BITS_PER_LONG);
+
+/* For a clone that nobody else sees yet. */
+void dsm_sock_lose(struct sock *sk)
+{
+	__set_bit(LOST, &sk->sk_flags);
+}
+
+bool dsm_sock_lost(const struct sock *sk)
+{
+	return test_bit(LOST, &sk->sk_flags);
 }
 
 /*
@@ -491,16 +538,35 @@ static bool speaker(const struct nf_hook_state *state, const struct sk_buff *skb
 	return true;
 }
 
+/* A sum of 32-bit words, folded: what is carried out of the upper half comes in below. */
+static u64 add(u64 sum, u64 word)
+{
+	sum += word;
+	return sum + (sum < word);
+}
+
 /*
- * Brings the header's checksum up to date with a sum, over 32-bit words as they are in memory, of
- * what has been put in and the complement of what has been taken out.
+ * Brings the header's checksum up to date with a sum, over words as they are in memory, of what has been
+ * put in and the complement of what has been taken out.
  */
 static void adjust_check(struct iphdr *iph, u64 sum)
 {
-	sum += (u16)~(__force u16)iph->check;
-	sum = (sum & U32_MAX) + (sum >> 32);
-	sum = (sum & U32_MAX) + (sum >> 32);
-	iph->check = csum_fold((__force __wsum)(u32)sum);
+	sum = add(sum, (u16)~(__force u16)iph->check);
+	/* Either half plus the other: what the lower one carries is what the upper one loses. */
+	iph->check = csum_fold((__force __wsum)(u32)((sum + ror64(sum, 32)) >> 32));
+}
+
+/* In three moves: of a copy of so few bytes the compiler makes a slow string instruction. Its sum. */
+static u64 write_label(u8 *to, const u8 *label)
+{
+	u64 a = get_unaligned((const u64 *)label);
+	u64 b = get_unaligned((const u64 *)(label + 8));
+	u32 c = get_unaligned((const u32 *)(label + 16));
+
+	put_unaligned(a, (u64 *)to);
+	put_unaligned(b, (u64 *)(to + 8));
+	put_unaligned(c, (u32 *)(to + 16));
+	return add(add(a, b), c);
 }
 
 static u64 sum_of_label(const u8 *label)
@@ -511,25 +577,53 @@ static u64 sum_of_label(const u8 *label)
 }
 
 /*
- * Room for a label in front of the other options. A small packet is cheaper to move towards its
- * tail: in front there is room for the link's header only.
+ * Whether a packet is cheaper to move towards its tail than its header is to its front, where there is
+ * room for the link's header only.
  */
-static bool open_gap(struct sk_buff *skb)
+static __always_inline bool is_movable(const struct sk_buff *skb)
+{
+	return skb->len <= DSM_SMALL + 60 && !skb_is_nonlinear(skb) && !skb_cloned(skb) &&
+	       skb->end - skb->tail >= DSM_LABEL_LEN;
+}
+
+/* Moves it so, behind the header. */
+static __always_inline void move(struct sk_buff *skb, struct iphdr *iph)
+{
+	unsigned int moved = skb->len - sizeof(*iph);
+
+	__skb_put(skb, DSM_LABEL_LEN);
+	memmove((u8 *)(iph + 1) + DSM_LABEL_LEN, iph + 1, moved);
+	skb->transport_header += DSM_LABEL_LEN;
+	if (skb->ip_summed == CHECKSUM_PARTIAL)
+		skb->csum_start += DSM_LABEL_LEN;
+}
+
+/* Writes a label behind the header, where room has been made for it. */
+static __always_inline void stamp(struct sk_buff *skb, struct iphdr *iph, const u8 *label)
+{
+	u32 *first = (u32 *)iph;
+	u32 before = *first;
+	u64 sum;
+
+	/* The length in words, in the lower half of the byte, has room for it. */
+	*(u8 *)iph += DSM_LABEL_LEN / 4;
+	iph->tot_len = htons(skb->len);
+	IPCB(skb)->opt.optlen += DSM_LABEL_LEN;
+	sum = write_label((u8 *)(iph + 1), label);
+	adjust_check(iph, add(sum, (u64)*first + (u32)~before));
+	dsm_count_one(DSM_COUNT_OUT_INSERTED);
+	dsm_count_one(DSM_COUNT_OUT_LABELLED);
+}
+
+/* Puts a label in front of the other options. False if there is no room for it. */
+static bool insert(struct sk_buff *skb, const u8 *label)
 {
 	struct iphdr *iph = ip_hdr(skb);
-	u32 before;
 
 	if (iph->ihl * 4 + DSM_LABEL_LEN > 60 || skb->len + DSM_LABEL_LEN > IP_MAX_MTU)
 		return false;
-	if (!skb_is_nonlinear(skb) && !skb_cloned(skb) && skb->len <= SMALL + 60 &&
-	    skb_tailroom(skb) >= DSM_LABEL_LEN) {
-		unsigned int moved = skb->len - sizeof(*iph);
-
-		skb_put(skb, DSM_LABEL_LEN);
-		memmove((u8 *)(iph + 1) + DSM_LABEL_LEN, iph + 1, moved);
-		skb->transport_header += DSM_LABEL_LEN;
-		if (skb->ip_summed == CHECKSUM_PARTIAL)
-			skb->csum_start += DSM_LABEL_LEN;
+	if (is_movable(skb)) {
+		move(skb, iph);
 	} else {
 		if (skb_cow_head(skb, DSM_LABEL_LEN + LL_RESERVED_SPACE(skb_dst_dev(skb))))
 			return false;
@@ -538,11 +632,7 @@ static bool open_gap(struct sk_buff *skb)
 		memmove(iph, skb->data + DSM_LABEL_LEN, sizeof(*iph));
 		skb_reset_network_header(skb);
 	}
-	memcpy(&before, iph, sizeof(before));
-	iph->ihl += DSM_LABEL_LEN / 4;
-	iph_set_totlen(iph, skb->len);
-	adjust_check(iph, (u64)*(u32 *)iph + (u32)~before);
-	IPCB(skb)->opt.optlen += DSM_LABEL_LEN;
+	stamp(skb, iph, label);
 	return true;
 }
 
@@ -579,9 +669,42 @@ static bool source_routed(const u8 *options, unsigned int len)
 	return false;
 }
 
-/* LOCAL_OUT, last in line: no other hook changes what the label covers. */
-static unsigned int on_local_out(void *priv, struct sk_buff *skb,
-				 const struct nf_hook_state *state)
+/*
+ * Whether a segment is sent again after a time-out. One that is too large for a label, and would go
+ * in parts with it, counts every other time: the network may drop parts.
+ */
+static bool sent_again(const struct sock *sk, const struct sk_buff *skb)
+{
+	u8 times = inet_csk(sk)->icsk_retransmits;
+
+	if (likely(!times))
+		return false;
+	return !(times & 1) ||
+	       (!skb_is_gso(skb) && skb->len + DSM_HEADER_LEN <= dst_mtu(skb_dst(skb)));
+}
+
+/* What a segment's label, or the lack of one, depends on. `sk` speaks, or the kernel does. */
+void dsm_segment_out(const struct nf_hook_state *state, const struct sk_buff *skb,
+		     const struct tcphdr *th, const struct sock *sk, struct dsm_packet *packet)
+{
+	packet->tcp_flags = tcp_flag_byte(th);
+	packet->seq = be32_to_cpu(th->seq);
+	packet->again = false;
+	packet->answer = false;
+	if (!sk)
+		return;
+	if (sk == state->sk && sk->sk_state != TCP_LISTEN) {
+		packet->again = sent_again(sk, skb);
+	} else if (th->syn && th->ack) {
+		packet->answer = true;
+		/* Without a request it is a cookie, and acknowledges nothing but the SYN. */
+		packet->peer_start = skb->sk && skb->sk->sk_state == TCP_NEW_SYN_RECV ?
+			tcp_rsk(inet_reqsk(skb->sk))->rcv_isn : be32_to_cpu(th->ack_seq) - 1;
+	}
+}
+
+/* Any packet on its way out. */
+static noinline unsigned int departs(struct sk_buff *skb, const struct nf_hook_state *state)
 {
 	struct iphdr *iph = ip_hdr(skb);
 	const struct sock *sk;
@@ -589,7 +712,6 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 	u8 label[DSM_LABEL_LEN] __aligned(4);
 	bool reserved, ours;
 	u64 sum;
-	u32 verdict;
 
 	ours = state->sk && sk_fullsock(state->sk) && (raw(state->sk) || ping(state->sk));
 	if (!ours) {
@@ -620,31 +742,37 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 		packet.raw = false;
 		packet.fragment = false;
 		packet.group = false;
+		if (iph->protocol == IPPROTO_TCP)
+			dsm_segment_out(state, skb, (const struct tcphdr *)ports, sk, &packet);
+		else
+			packet.tcp_flags = 0;
 	}
 	packet.routed = packet.options_len && source_routed(packet.options, packet.options_len);
 	reserved = is_placeholder(packet.options, packet.options_len);
 
-	verdict = dsm_departure(sk, &packet, label);
-	switch (verdict) {
+	switch (dsm_departure(sk, &packet, label)) {
 	case DSM_OUT_LABEL:
-		sum = sum_of_label(label);
-		if (reserved) {
-			if (skb_cow_head(skb, 0))
+		if (!reserved) {
+			if (!insert(skb, label)) {
+				/*
+				 * A process may fill the header by IP_RETOPTS: it must not shed its
+				 * label so.
+				 */
+				dsm_count_one(DSM_COUNT_OUT_NO_ROOM);
 				return NF_DROP;
-			iph = ip_hdr(skb);
-			/* The complement of each of the five words there. */
-			sum += 5ULL * U32_MAX - sum_of_label((u8 *)(iph + 1));
-		} else if (!open_gap(skb)) {
-			/* A process may fill the header by IP_RETOPTS: it must not shed its label so. */
-			dsm_count(DSM_COUNT_OUT_NO_ROOM);
-			return NF_DROP;
-		} else {
-			dsm_count(DSM_COUNT_OUT_INSERTED);
+			}
+			/* A segment that its socket has made too large for it goes in parts. */
+			if (packet.protocol == IPPROTO_TCP)
+				skb->ignore_df = 1;
+			break;
 		}
+		if (skb_cow_head(skb, 0))
+			return NF_DROP;
 		iph = ip_hdr(skb);
-		memcpy(iph + 1, label, DSM_LABEL_LEN);
-		adjust_check(iph, sum);
-		dsm_count(DSM_COUNT_OUT_LABELLED);
+		/* The complement of each of the five words there. */
+		sum = 5ULL * U32_MAX - sum_of_label((u8 *)(iph + 1));
+		adjust_check(iph, add(sum, write_label((u8 *)(iph + 1), label)));
+		dsm_count_one(DSM_COUNT_OUT_LABELLED);
 		break;
 	case DSM_OUT_BARE:
 		if (!reserved)
@@ -656,7 +784,47 @@ static unsigned int on_local_out(void *priv, struct sk_buff *skb,
 		break;
 	case DSM_OUT_DROP:
 		return NF_DROP;
+	case DSM_OUT_REFUSE:
+		return dsm_refusal(packet.protocol);
 	}
+	return NF_ACCEPT;
+}
+
+/* A datagram without options of a socket. Most go with the label of the one before. */
+static noinline unsigned int datagram_departs(struct sk_buff *skb, const struct nf_hook_state *state)
+{
+	struct iphdr *iph = ip_hdr(skb);
+	const struct sock *sk = state->sk;
+	u8 label[DSM_LABEL_LEN] __aligned(4) __uninitialized;
+
+	if (!dsm_task_acts() || !sk_fullsock(sk) || !dsm_is_udp(sk) || ip_is_fragment(iph) ||
+	    skb_headlen(skb) < sizeof(*iph) + sizeof(struct udphdr) || !is_movable(skb))
+		return departs(skb, state);
+	if (!dsm_known_label(sk, current, get_unaligned((const u64 *)&iph->saddr),
+			     get_unaligned((const u32 *)(iph + 1)), label) &&
+	    !dsm_recent_label(sk, current, get_unaligned((const u64 *)&iph->saddr),
+			      get_unaligned((const u32 *)(iph + 1)), label))
+		return departs(skb, state);
+	move(skb, iph);
+	stamp(skb, iph, label);
+	return NF_ACCEPT;
+}
+
+/* LOCAL_OUT, last in line: no other hook changes what the label covers. */
+static unsigned int on_local_out(void *priv, struct sk_buff *skb,
+				 const struct nf_hook_state *state)
+{
+	const struct iphdr *iph = ip_hdr(skb);
+	const struct sock *sk = state->sk;
+
+	if (iph->ihl != 5 || !sk)
+		return departs(skb, state);
+	if (iph->protocol == IPPROTO_UDP)
+		return datagram_departs(skb, state);
+	if (iph->protocol != IPPROTO_TCP || !dsm_is_connected(sk) ||
+	    inet_csk(sk)->icsk_retransmits || !dsm_known_bare(sk))
+		return departs(skb, state);
+	dsm_count_one(DSM_COUNT_OUT_BARE);
 	return NF_ACCEPT;
 }
 

@@ -4,7 +4,7 @@
 
 use super::bindings;
 use super::ptrmap::Held;
-use crate::engine::Flow;
+use crate::engine::{Flow, Start};
 use core::marker::PhantomData;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use kernel::error::to_result;
@@ -12,8 +12,12 @@ use kernel::prelude::*;
 
 /// IP protocol number of TCP.
 pub(crate) const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// IP protocol number of UDP.
+pub(crate) const UDP: u8 = 17;
 const UDP_LITE: u8 = 136;
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
 /// An IPv4 address in host order as an address of either family.
 #[inline(always)]
@@ -34,16 +38,50 @@ impl SockRef<'_> {
         Self(sk, PhantomData)
     }
 
+    /// Where the sequence numbers of its connection's peer start, once they are known.
+    ///
+    /// # Safety
+    ///
+    /// It is a TCP socket, and locked.
+    pub(super) unsafe fn peer_start(self) -> Option<u32> {
+        let mut start = 0;
+        // SAFETY: by the caller's promise; the socket is not freed meanwhile, by the type's.
+        unsafe { bindings::dsm_peer_start(self.0, &mut start) }.then_some(start)
+    }
+
     /// What its state is found by.
     #[inline(always)]
     pub(crate) fn key(self) -> usize {
         self.0 as usize
     }
 
+    /// Notes that there is no state of a clone.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else sees the clone yet.
+    unsafe fn lose(self) {
+        // SAFETY: by the caller's promise; the socket is not freed meanwhile, by the type's.
+        unsafe { bindings::dsm_sock_lose(self.0.cast_mut()) };
+    }
+
+    /// Whether it is a clone that no state could be made of.
+    #[cold]
+    pub(crate) fn is_lost(self) -> bool {
+        // SAFETY: the socket is not freed meanwhile, by the type's promise.
+        unsafe { bindings::dsm_sock_lost(self.0) }
+    }
+
     /// Makes room for a label in its packets of a family. Process context; sleeps.
     pub(crate) fn reserve(self, family: Family, _sleeper: Sleeper) -> Result {
         // SAFETY: the socket is not freed meanwhile, by the type's promise.
         to_result(unsafe { bindings::dsm_reserve(self.0, family as u32) })
+    }
+
+    /// Takes the room for labels back. Process context; sleeps.
+    pub(crate) fn unreserve(self, _sleeper: Sleeper) {
+        // SAFETY: the socket is not freed meanwhile, by the type's promise.
+        unsafe { bindings::dsm_unreserve(self.0.cast_mut()) };
     }
 
     /// The same for a socket that the hook's caller has locked.
@@ -54,6 +92,30 @@ impl SockRef<'_> {
     pub(super) unsafe fn reserve_locked(self, _sleeper: Sleeper) -> Result {
         // SAFETY: by the caller's promise; the socket is not freed meanwhile, by the type's.
         to_result(unsafe { bindings::dsm_reserve_locked(self.0.cast_mut()) })
+    }
+}
+
+/// A clone that is being made of a socket.
+pub(crate) struct Cloned<'a>(SockRef<'a>);
+
+impl<'a> Cloned<'a> {
+    /// # Safety
+    ///
+    /// As for [`SockRef`], and nobody else sees the clone while the value lives.
+    pub(super) unsafe fn from_raw(sk: *mut bindings::sock) -> Self {
+        // SAFETY: by the caller's promise.
+        Self(unsafe { SockRef::from_raw(sk) })
+    }
+
+    /// As a socket.
+    pub(crate) fn sock(&self) -> SockRef<'a> {
+        self.0
+    }
+
+    /// Notes that there is no state of it: nothing may pass through it, ever.
+    pub(crate) fn lose(&self) {
+        // SAFETY: by the type's promise.
+        unsafe { self.0.lose() };
     }
 }
 
@@ -89,6 +151,18 @@ pub(super) unsafe fn sock_of<'a>(socket: *const bindings::socket) -> Option<Sock
     (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) })
 }
 
+/// The other end of the AF_UNIX connection that a system call is on.
+///
+/// # Safety
+///
+/// The socket is that of a hook that is running, in process context.
+pub(super) unsafe fn unix_peer(socket: *const bindings::socket) -> Option<HeldSock> {
+    // SAFETY: by the caller's promise.
+    let peer = unsafe { bindings::dsm_unix_peer(socket) };
+    // SAFETY: the shim gives its reference away.
+    (!peer.is_null()).then(|| unsafe { HeldSock::from_raw(peer) })
+}
+
 /// Whether a socket of a call is one that takes the permission for what cannot be labelled.
 ///
 /// # Safety
@@ -97,33 +171,6 @@ pub(super) unsafe fn sock_of<'a>(socket: *const bindings::socket) -> Option<Sock
 pub(super) unsafe fn is_unmediated(socket: *const bindings::socket) -> bool {
     // SAFETY: by the caller's promise.
     unsafe { bindings::dsm_sock_unmediated(socket) }
-}
-
-/// A socket's local port, the one thing that receiving asks for.
-pub(crate) struct Receiver<'a> {
-    /// The socket.
-    pub(crate) sock: SockRef<'a>,
-    /// Its port, 0 if none yet.
-    pub(crate) port: u16,
-}
-
-impl Receiver<'_> {
-    /// `None` if the socket is no TCP or UDP socket.
-    ///
-    /// # Safety
-    ///
-    /// The socket is that of a hook, which runs as long as the value lives.
-    #[inline(always)]
-    pub(super) unsafe fn from_raw(socket: *const bindings::socket) -> Option<Self> {
-        let mut port = 0;
-        // SAFETY: by the caller's promise.
-        let sk = unsafe { bindings::dsm_sock_port(socket, &mut port) };
-        (!sk.is_null()).then(|| Self {
-            // SAFETY: by the caller's promise.
-            sock: unsafe { SockRef::from_raw(sk) },
-            port,
-        })
-    }
 }
 
 /// A reference on a socket.
@@ -300,6 +347,18 @@ impl<'a> SockView<'a> {
         self.raw.large
     }
 
+    /// Whether it is one TCP connection's, or a listener.
+    #[inline(always)]
+    pub(crate) fn is_stream(&self) -> bool {
+        self.raw.stream
+    }
+
+    /// Whether there is room for a label in its packets of any family.
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        self.raw.reserved != 0
+    }
+
     /// Whether it is neither connected nor listening.
     pub(crate) fn is_closed(&self) -> bool {
         self.raw.closed
@@ -322,15 +381,16 @@ impl<'a> SockView<'a> {
         self.raw.unspec
     }
 
+    /// Set in [`Self::word`] for what [`Self::is_large`].
+    pub(crate) const LARGE: u64 = bindings::DSM_WORD_LARGE as u64;
+
+    /// All in [`Self::word`] that has to do with room for labels, and not with where the call goes.
+    pub(crate) const ROOM: u64 = Self::LARGE | (Self::LARGE - 1);
+
     /// The call as one word of addresses, to compare it with another one.
     #[inline(always)]
     pub(crate) fn word(&self) -> u64 {
-        u64::from(self.raw.daddr) << 32
-            | u64::from(self.raw.sport) << 16
-            | u64::from(self.raw.group) << 5
-            | u64::from(self.raw.destination) << 3
-            | u64::from(self.raw.large) << 2
-            | u64::from(self.raw.reserved)
+        self.raw.word
     }
 
     fn source(&self) -> IpAddr {
@@ -358,6 +418,15 @@ impl<'a> SockView<'a> {
     }
 }
 
+/// Addresses and ports of an IPv4 packet, as they stand in its headers: to compare, not to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    /// Of source and destination.
+    pub(crate) addrs: u64,
+    /// Of source and destination.
+    pub(crate) ports: u32,
+}
+
 /// A TCP or UDP packet, valid while its hook runs.
 pub(crate) struct Packet<'a> {
     raw: &'a bindings::dsm_packet,
@@ -376,22 +445,25 @@ impl<'a> Packet<'a> {
         Self { raw, ipv4 }
     }
 
-    /// Whether it is an IPv4 packet; only those have [`Self::addrs`] and [`Self::options`].
+    /// Whether it is an IPv4 packet; only those have [`Self::options`].
     #[inline(always)]
     pub(crate) fn is_ipv4(&self) -> bool {
         self.ipv4
-    }
-
-    /// Source and destination address as one word.
-    #[inline(always)]
-    pub(crate) fn addrs(&self) -> u64 {
-        self.raw.addrs
     }
 
     /// Source and destination port as one word.
     #[inline(always)]
     pub(crate) fn ports(&self) -> u32 {
         self.raw.ports
+    }
+
+    /// Addresses and ports as they stand in the packet's headers.
+    #[inline(always)]
+    pub(crate) fn ends(&self) -> Ends {
+        Ends {
+            addrs: self.raw.addrs.to_be(),
+            ports: self.raw.ports.to_be(),
+        }
     }
 
     /// Source and destination address of an IPv6 packet, each as two words.
@@ -467,12 +539,46 @@ impl<'a> Packet<'a> {
         self.raw.protocol
     }
 
+    /// Whether it is a TCP segment of the first two of a handshake.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.raw.tcp_flags & SYN != 0
+    }
+
+    /// Whether it is the first segment of a connection.
+    #[inline(always)]
+    pub(crate) fn is_first(&self) -> bool {
+        self.raw.tcp_flags & (SYN | ACK) == SYN
+    }
+
+    /// On the way out, whether it is sent again after a time-out.
+    #[inline(always)]
+    pub(crate) fn is_again(&self) -> bool {
+        self.raw.again
+    }
+
+    /// A segment's sequence number.
+    pub(crate) fn seq(&self) -> u32 {
+        self.raw.seq
+    }
+
+    /// On the way in, what a segment acknowledges.
+    pub(crate) fn ack(&self) -> u32 {
+        self.raw.ack
+    }
+
+    /// On the way out, of an answer to a SYN in a listener's name: where the numbers start.
+    pub(crate) fn answer(&self) -> Option<Start> {
+        self.raw.answer.then_some(Start {
+            sender: self.raw.seq,
+            receiver: Some(self.raw.peer_start),
+        })
+    }
+
     /// A reset or acknowledgement without payload, such as the kernel sends for itself.
     pub(crate) fn is_kernel_reply(&self) -> bool {
         const FIN: u8 = 1;
-        const SYN: u8 = 2;
         const RST: u8 = 4;
-        const ACK: u8 = 16;
         self.raw.protocol == TCP
             && self.raw.empty
             && self.raw.tcp_flags & (RST | ACK) != 0
@@ -482,10 +588,8 @@ impl<'a> Packet<'a> {
     /// Whether it is a datagram, or opens a connection: its sender waits for an answer that would
     /// never come.
     pub(crate) fn opens(&self) -> bool {
-        const SYN: u8 = 2;
-        const ACK: u8 = 16;
         match self.raw.protocol {
-            TCP => self.raw.listening && self.raw.tcp_flags & (SYN | ACK) == SYN,
+            TCP => self.raw.listening && self.is_first(),
             protocol => matches!(protocol, UDP | UDP_LITE),
         }
     }
@@ -572,6 +676,52 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// A packet that a socket is about to receive, and what the kernel can do with it. Valid while its
+/// hook runs.
+pub(crate) struct Incoming<'a> {
+    sk: *const bindings::sock,
+    skb: *mut bindings::sk_buff,
+    hook: PhantomData<&'a ()>,
+}
+
+impl Incoming<'_> {
+    /// # Safety
+    ///
+    /// The arguments are those of the receive hook, which runs as long as the value lives, under the
+    /// RCU read lock.
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(sk: *const bindings::sock, skb: *mut bindings::sk_buff) -> Self {
+        Self {
+            sk,
+            skb,
+            hook: PhantomData,
+        }
+    }
+
+    /// Answers it with 'administratively prohibited'.
+    pub(crate) fn reject(&self) {
+        // SAFETY: by the promise of `from_raw`.
+        unsafe { bindings::dsm_reject(self.skb) };
+    }
+
+    /// Where the sequence numbers start of the handshake that a segment for a listener belongs to.
+    pub(crate) fn handshake(&self) -> Option<Start> {
+        let (mut sender, mut receiver) = (0, 0);
+        // SAFETY: by the promise of `from_raw`; a listener is a TCP socket.
+        unsafe { bindings::dsm_handshake_starts(self.sk, self.skb, &mut sender, &mut receiver) }
+            .then_some(Start {
+                sender,
+                receiver: Some(receiver),
+            })
+    }
+
+    /// Whether a segment for a listener belongs to nothing, and nothing but a reset comes of it.
+    pub(crate) fn is_stray(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { bindings::dsm_segment_stray(self.sk, self.skb) }
+    }
+}
+
 /// A label's bytes as words.
 #[inline(always)]
 pub(crate) fn words_of(bytes: &[u8; 20]) -> LabelWords {
@@ -603,6 +753,8 @@ pub(crate) enum Departure {
     Bare,
     /// It does not go.
     Drop,
+    /// It does not go, and its sender learns so at once.
+    Refuse,
 }
 
 /// The hook on packets that leave; dropping it takes it back.

@@ -15,6 +15,7 @@
 #include <net/tcp.h>
 #include <net/udp.h>
 
+#include "count.h"
 #include "net6.h"
 #include "shim.h"
 
@@ -109,6 +110,19 @@ int dsm_reserve6(struct sock *sk)
 	}
 	release_sock(sk);
 	kfree(opt);
+	return 0;
+}
+
+int dsm_reserve_locked6(struct sock *sk)
+{
+	struct ipv6_txoptions *opt;
+
+	if (sk->sk_family != AF_INET6 || rcu_access_pointer(inet6_sk(sk)->opt))
+		return 0;
+	opt = placeholder(GFP_KERNEL);
+	if (!opt)
+		return -ENOMEM;
+	replace_options(sk, opt, DSM_HEADER_LEN);
 	return 0;
 }
 
@@ -252,6 +266,11 @@ unsigned int dsm_on_local_out6(void *priv, struct sk_buff *skb,
 	bool reserved = false;
 	u32 verdict;
 
+	if (protocol == IPPROTO_TCP && state->sk && dsm_is_connected(state->sk) &&
+	    !inet_csk(state->sk)->icsk_retransmits && dsm_known_bare(state->sk)) {
+		dsm_count_one(DSM_COUNT_OUT_BARE);
+		return NF_ACCEPT;
+	}
 	if (protocol == NEXTHDR_DEST && skb_headlen(skb) >= sizeof(*iph) + DSM_HEADER_LEN) {
 		const u8 *first = (const u8 *)(iph + 1);
 
@@ -282,6 +301,9 @@ unsigned int dsm_on_local_out6(void *priv, struct sk_buff *skb,
 	packet.addrs = 0;
 	packet.ports = be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
 	packet.protocol = protocol;
+	packet.tcp_flags = 0;
+	if (protocol == IPPROTO_TCP)
+		dsm_segment_out(state, skb, (const struct tcphdr *)ports, sk, &packet);
 	packet.options_len = reserved ? sizeof(*iph) : at;
 	packet.options = (const u8 *)iph;
 
@@ -293,13 +315,16 @@ unsigned int dsm_on_local_out6(void *priv, struct sk_buff *skb,
 				return NF_DROP;
 			at = sizeof(*iph);
 		} else if (!open_gap(skb, at)) {
-			dsm_count(DSM_COUNT_OUT_NO_ROOM);
+			dsm_count_one(DSM_COUNT_OUT_NO_ROOM);
 			return NF_DROP;
 		} else {
-			dsm_count(DSM_COUNT_OUT_INSERTED);
+			dsm_count_one(DSM_COUNT_OUT_INSERTED);
+			/* As in net.c. */
+			if (protocol == IPPROTO_TCP)
+				skb->ignore_df = 1;
 		}
 		memcpy(skb_network_header(skb) + at, header, DSM_HEADER_LEN);
-		dsm_count(DSM_COUNT_OUT_LABELLED);
+		dsm_count_one(DSM_COUNT_OUT_LABELLED);
 		break;
 	case DSM_OUT_BARE:
 		if (!reserved)
@@ -309,8 +334,10 @@ unsigned int dsm_on_local_out6(void *priv, struct sk_buff *skb,
 		close_gap(skb, protocol);
 		break;
 	case DSM_OUT_DROP:
-		dsm_count(DSM_COUNT_OUT_DECEIVING);
+		dsm_count_one(DSM_COUNT_OUT_DECEIVING);
 		return NF_DROP;
+	case DSM_OUT_REFUSE:
+		return dsm_refusal(protocol);
 	}
 	return NF_ACCEPT;
 }

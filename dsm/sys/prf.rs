@@ -12,6 +12,7 @@ struct Key([u64; 2]);
 extern "C" {
     fn siphash_1u64(a: u64, key: *const Key) -> u64;
     fn siphash_3u64(a: u64, b: u64, c: u64, key: *const Key) -> u64;
+    fn siphash_4u64(a: u64, b: u64, c: u64, d: u64, key: *const Key) -> u64;
     fn __siphash_unaligned(data: *const c_void, len: usize, key: *const Key) -> u64;
 }
 
@@ -43,10 +44,27 @@ impl Prf for KernelPrf {
     }
 
     #[inline]
-    fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64 {
+    fn siphash_u64x4(key: &[u8; 16], [a, b, c, d]: [u64; 4]) -> u64 {
         let key = key_of(key);
-        let words = words.map(u64::to_le);
-        // SAFETY: as above; the words are as long as it is told.
-        unsafe { __siphash_unaligned(words.as_ptr().cast(), size_of_val(&words), &key) }
+        // SAFETY: as above.
+        unsafe { siphash_4u64(a, b, c, d, &key) }
     }
+
+    #[inline]
+    fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64 {
+        siphash(key, words)
+    }
+
+    #[inline]
+    fn siphash_u64x7(key: &[u8; 16], words: [u64; 7]) -> u64 {
+        siphash(key, words)
+    }
+}
+
+#[inline]
+fn siphash<const N: usize>(key: &[u8; 16], words: [u64; N]) -> u64 {
+    let key = key_of(key);
+    let words = words.map(u64::to_le);
+    // SAFETY: as above; the words are as long as it is told.
+    unsafe { __siphash_unaligned(words.as_ptr().cast(), size_of_val(&words), &key) }
 }

@@ -89,38 +89,29 @@ struct Node<E> {
 ///
 /// # Invariants
 ///
-/// `buckets` is null or points at `1 << BITS` chains; each node in a chain comes from `dsm_alloc`
-/// and, once it has been unlinked under its bucket's lock, is freed after a grace period.
-pub(crate) struct PtrMap<E, const BITS: u32> {
-    buckets: AtomicPtr<AtomicPtr<Node<E>>>,
+/// Each node in a bucket's chain comes from `dsm_alloc` and, once it has been unlinked under its
+/// bucket's lock, is freed after a grace period.
+pub(crate) struct PtrMap<E, const BUCKETS: usize> {
+    // In the map itself: one load less in each look-up.
+    buckets: [AtomicPtr<Node<E>>; BUCKETS],
     count: AtomicU64,
     owns: PhantomData<E>,
 }
 
 // SAFETY: readers share `&E` between CPUs; entries are freed without being dropped.
-unsafe impl<E: Send + Sync, const BITS: u32> Sync for PtrMap<E, BITS> {}
+unsafe impl<E: Send + Sync, const BUCKETS: usize> Sync for PtrMap<E, BUCKETS> {}
 
-impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
-    /// A map that finds nothing and takes nothing.
+impl<E: Sync, const BUCKETS: usize> PtrMap<E, BUCKETS> {
+    const BITS: u32 = BUCKETS.trailing_zeros();
+
+    /// An empty map.
     pub(crate) const fn new() -> Self {
-        const { assert!(!needs_drop::<E>()) };
+        const { assert!(!needs_drop::<E>() && BUCKETS.is_power_of_two() && BUCKETS > 1) };
         Self {
-            buckets: AtomicPtr::new(null_mut()),
+            buckets: [const { AtomicPtr::new(null_mut()) }; BUCKETS],
             count: AtomicU64::new(0),
             owns: PhantomData,
         }
-    }
-
-    /// Makes room; before the first hook is claimed.
-    pub(crate) fn init(&self) -> Result {
-        // SAFETY: process context; any size may be asked for.
-        let buckets = unsafe { bindings::dsm_alloc_buckets(1 << BITS) };
-        if buckets.is_null() {
-            return Err(ENOMEM);
-        }
-        // INVARIANT: as many null pointers as there are buckets; null is an empty chain.
-        self.buckets.store(buckets.cast(), Ordering::Release);
-        Ok(())
     }
 
     /// How many entries there are.
@@ -130,17 +121,13 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
 
     #[inline(always)]
     fn index(key: usize) -> usize {
-        ((key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - BITS)) as usize
+        ((key as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (u64::BITS - Self::BITS)) as usize
     }
 
     #[inline(always)]
-    fn bucket(&self, index: usize) -> Option<&AtomicPtr<Node<E>>> {
-        let buckets = self.buckets.load(Ordering::Relaxed);
-        if buckets.is_null() {
-            return None;
-        }
-        // SAFETY: by the invariant; an index is below `1 << BITS`.
-        Some(unsafe { &*buckets.add(index) })
+    fn bucket(&self, index: usize) -> &AtomicPtr<Node<E>> {
+        // An index is below their number, which the compiler sees.
+        &self.buckets[index % BUCKETS]
     }
 
     /// The node of a key in a chain.
@@ -165,15 +152,21 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
     /// The entry of an object. Any context.
     #[inline(always)]
     pub(crate) fn get<'a>(&self, object: usize, _held: &'a Held<'_>) -> Option<&'a E> {
-        let bucket = self.bucket(Self::index(object))?;
+        let bucket = self.bucket(Self::index(object));
         // SAFETY: `_held` is the read lock and outlives the result.
         unsafe { Self::find(bucket, object).map(|node| &(*node.as_ptr()).value) }
     }
 
-    /// Puts an entry in, unless the object has one.
-    pub(crate) fn insert(&self, object: usize, value: E, context: Context) -> Result {
+    /// Puts an entry in, unless the object has one. Its value is made where it stays.
+    #[inline(always)]
+    pub(crate) fn insert(
+        &self,
+        object: usize,
+        context: Context,
+        value: impl FnOnce() -> E,
+    ) -> Result {
         let index = Self::index(object);
-        let bucket = self.bucket(index).ok_or(ENODEV)?;
+        let bucket = self.bucket(index);
         // SAFETY: the caller said whether this may sleep.
         let node = unsafe { bindings::dsm_alloc(size_of::<Node<E>>(), context == Context::Atomic) };
         let node = node.cast::<Node<E>>();
@@ -186,7 +179,7 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
                 rcu: [0; 2],
                 next: AtomicPtr::new(null_mut()),
                 key: object,
-                value,
+                value: value(),
             });
         }
         let taken = locked(index, || {
@@ -214,9 +207,7 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
     /// Takes an object's entry out, if it has one. Any context.
     pub(crate) fn remove(&self, object: usize) {
         let index = Self::index(object);
-        let Some(bucket) = self.bucket(index) else {
-            return;
-        };
+        let bucket = self.bucket(index);
         // Most objects that go have no entry, or nobody changes it at the same time.
         if bucket.load(Ordering::Relaxed).is_null() {
             return;
@@ -242,17 +233,12 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
     }
 
     /// Calls `f` with each object and entry of one bucket, with the bucket locked: no object of
-    /// it can be freed meanwhile. `f` must be short. False if there is no such bucket.
-    pub(crate) fn with_bucket(&self, index: usize, mut f: impl FnMut(&Object<'_>, &E)) -> bool {
-        if index >= 1 << BITS {
-            return false;
-        }
-        let Some(bucket) = self.bucket(index) else {
-            return false;
-        };
+    /// it can be freed meanwhile. `f` must be short.
+    pub(crate) fn with_bucket(&self, index: usize, mut f: impl FnMut(&Object<'_>, &E)) {
+        let bucket = self.bucket(index);
         // Whoever walks all buckets need not lock those that have nothing.
         if bucket.load(Ordering::Relaxed).is_null() {
-            return true;
+            return;
         }
         locked(index, || {
             let mut at = bucket.load(Ordering::Acquire);
@@ -262,18 +248,12 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
                 at = node.next.load(Ordering::Acquire);
             }
         });
-        true
     }
 
     /// Frees everything. After the last hook has returned, and a grace period after that.
     pub(crate) fn destroy(&self) {
-        let buckets = self.buckets.swap(null_mut(), Ordering::AcqRel);
-        if buckets.is_null() {
-            return;
-        }
-        for index in 0..1_usize << BITS {
-            // SAFETY: by the invariant; nobody else sees the buckets any more.
-            let mut at = unsafe { &*buckets.add(index) }.load(Ordering::Relaxed);
+        for bucket in &self.buckets {
+            let mut at = bucket.swap(null_mut(), Ordering::AcqRel);
             while !at.is_null() {
                 // SAFETY: a node in a chain, which nobody else sees any more.
                 let next = unsafe { &*at }.next.load(Ordering::Relaxed);
@@ -282,8 +262,6 @@ impl<E: Sync, const BITS: u32> PtrMap<E, BITS> {
                 at = next;
             }
         }
-        // SAFETY: from `dsm_alloc_buckets`.
-        unsafe { bindings::dsm_free_buckets(buckets.cast()) };
         self.count.store(0, Ordering::Relaxed);
     }
 }

@@ -136,10 +136,12 @@ bool dsm_flow_of(const struct sock *sk, struct dsm_flow *flow)
 #if IS_ENABLED(CONFIG_IPV6)
 	flow->ipv4 = sk->sk_family == AF_INET || ipv6_addr_v4mapped(&sk->sk_v6_daddr);
 	if (!flow->ipv4) {
+		memcpy(flow->saddr, &sk->sk_v6_rcv_saddr, sizeof(flow->saddr));
 		memcpy(flow->daddr, &sk->sk_v6_daddr, sizeof(flow->daddr));
 		return true;
 	}
 #endif
+	memcpy(flow->saddr, &inet->inet_rcv_saddr, sizeof(inet->inet_rcv_saddr));
 	memcpy(flow->daddr, &inet->inet_daddr, sizeof(inet->inet_daddr));
 	return true;
 }

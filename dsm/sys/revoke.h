@@ -11,7 +11,8 @@ struct task_struct;
 
 /* An established TCP connection, as its socket has it. */
 struct dsm_flow {
-	u8 daddr[16];		/* IPv4 in the first four */
+	u8 saddr[16];		/* IPv4 in the first four */
+	u8 daddr[16];
 	u16 sport;
 	u16 dport;
 	bool ipv4;

@@ -63,6 +63,8 @@ impl Sweep {
 
 /// An established TCP connection, as its socket has it.
 pub(crate) struct Established {
+    /// The own address.
+    pub(crate) local: IpAddr,
     /// The peer's address.
     pub(crate) remote: IpAddr,
     /// The peer's port.
@@ -78,13 +80,17 @@ pub(crate) fn established(sock: &HeldSock) -> Option<Established> {
     if !unsafe { bindings::dsm_flow_of(sock.as_raw(), &mut flow) } {
         return None;
     }
-    let [a, b, c, d, ..] = flow.daddr;
-    Some(Established {
-        remote: if flow.ipv4 {
+    let address = |bytes: [u8; 16]| {
+        let [a, b, c, d, ..] = bytes;
+        if flow.ipv4 {
             IpAddr::from([a, b, c, d])
         } else {
-            IpAddr::from(flow.daddr)
-        },
+            IpAddr::from(bytes)
+        }
+    };
+    Some(Established {
+        local: address(flow.saddr),
+        remote: address(flow.daddr),
         remote_port: flow.dport,
         port: flow.sport,
     })

@@ -41,14 +41,34 @@ impl<const N: usize> SeqCell<N> {
     /// Whether the first words are these.
     #[inline(always)]
     pub(crate) fn is<const M: usize>(&self, words: &[u64; M]) -> bool {
-        // Word by word in registers: a comparison of arrays is a call.
-        self.get::<M>().is_some_and(|found| {
-            found
-                .iter()
-                .zip(words)
-                .fold(0, |differs, (a, b)| differs | (a ^ b))
-                == 0
-        })
+        self.behind::<M, 0>(words).is_some()
+    }
+
+    /// What follows behind the first words, if they are these.
+    #[inline(always)]
+    pub(crate) fn behind<const M: usize, const L: usize>(
+        &self,
+        words: &[u64; M],
+    ) -> Option<[u64; L]> {
+        const { assert!(M + L <= N) };
+        let before = self.sequence.load(Ordering::Acquire);
+        if before & 1 != 0 {
+            return None;
+        }
+        let (first, rest) = self.words.split_at(M);
+        // One by one: a comparison of arrays is a call, and all of them at a time are more than there
+        // are registers.
+        for (word, cell) in words.iter().zip(first) {
+            if cell.load(Ordering::Relaxed) != *word {
+                return None;
+            }
+        }
+        let mut found = [0; L];
+        for (word, cell) in found.iter_mut().zip(rest) {
+            *word = cell.load(Ordering::Relaxed);
+        }
+        fence(Ordering::Acquire);
+        (self.sequence.load(Ordering::Relaxed) == before).then_some(found)
     }
 
     /// Puts other words in the first places, unless somebody else is doing so.

@@ -105,7 +105,8 @@ void dsm_slots_claim(void)
 		struct lsm_static_call *slot = dsm_slots[i].claimed;
 
 		__static_call_update(slot->key, slot->trampoline,
-				     dsm_param_hooks_only ? dsm_idle : dsm_slots[i].entry);
+				     dsm_param_hooks_only ? (void *)dsm_idle :
+							    dsm_slots[i].entry);
 		static_key_enable(&slot->active->key);
 	}
 }

@@ -5,8 +5,8 @@
 use super::net::HeldSock;
 use super::ptrmap::Object;
 
-/// Buckets of the socket table, as a power of two.
-pub(crate) const BITS: u32 = 15;
+/// Buckets of the socket table, a power of two.
+pub(crate) const BUCKETS: usize = 1 << 15;
 
 /// A reference on a socket of the socket table, to be asked for only once its entry is live: the
 /// reference count is valid from then on.

@@ -4,6 +4,7 @@
  * to, in the kernel's own numbers. Says nothing about who may use it.
  */
 #include <linux/capability.h>
+#include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/kdev_t.h>
 #include <linux/magic.h>
@@ -20,6 +21,9 @@
 
 #include "compat.h"
 #include "shim.h"
+
+/* That of drivers/infiniband/core (IB_UMAD_MAJOR), in Documentation/admin-guide/devices.txt. */
+#define INFINIBAND_MAJOR 231
 
 /*
  * Capabilities of a user's own name space are his: labels hold there as anywhere. CAP_SYS_CHROOT is
@@ -59,9 +63,11 @@ bool dsm_capability_quiet(u32 opts)
 	return opts & CAP_OPT_NOAUDIT;
 }
 
-bool dsm_ptrace_quiet(u32 mode)
+u32 dsm_look_of_ptrace(u32 mode)
 {
-	return mode & PTRACE_MODE_NOAUDIT;
+	if (mode & PTRACE_MODE_NOAUDIT)
+		return DSM_LOOK_UNASKED;
+	return mode & PTRACE_MODE_ATTACH ? DSM_LOOK_ATTACHING : DSM_LOOK_READING;
 }
 
 /* The debuggers of a halted kernel are asked nothing. */
@@ -138,24 +144,12 @@ static u32 part_of_proc(const struct dentry *dentry)
 	return part;
 }
 
-/*
- * Disks past their file systems; and what root's mere uid may write in the kernel's own file
- * systems: sysctls name programs that the kernel runs, a cgroup can kill whom it holds.
- */
-u32 dsm_part_of_file(const struct file *file)
+/* What of the kernel's own file systems a file changes that is root's. */
+static u32 part_of_kernel_file(const struct dentry *dentry)
 {
-	const struct inode *inode = file_inode(file);
-
-	if (S_ISBLK(inode->i_mode))
-		return DSM_PART_RAW_IO;
-	if (S_ISCHR(inode->i_mode))
-		return imajor(inode) == SCSI_GENERIC_MAJOR || imajor(inode) == MTD_CHAR_MAJOR ?
-			       DSM_PART_RAW_IO : DSM_PART_NONE;
-	if (!(file->f_mode & FMODE_WRITE) || !uid_eq(inode->i_uid, GLOBAL_ROOT_UID))
-		return DSM_PART_NONE;
-	switch (inode->i_sb->s_magic) {
+	switch (dentry->d_sb->s_magic) {
 	case PROC_SUPER_MAGIC:
-		return part_of_proc(file->f_path.dentry);
+		return part_of_proc(dentry);
 	case DEBUGFS_MAGIC:
 	case TRACEFS_MAGIC:
 		return DSM_PART_TRACE_KERNEL;
@@ -171,4 +165,54 @@ u32 dsm_part_of_file(const struct file *file)
 	default:
 		return DSM_PART_NONE;
 	}
+}
+
+/* Devices are known by their numbers: adapters of remote memory by these, as long as there are few. */
+static u32 part_of_device(const struct inode *inode)
+{
+	switch (imajor(inode)) {
+	case SCSI_GENERIC_MAJOR:
+	case MTD_CHAR_MAJOR:
+		return DSM_PART_RAW_IO;
+	case INFINIBAND_MAJOR:
+		return DSM_PART_NETWORK;
+	default:
+		return DSM_PART_NONE;
+	}
+}
+
+/* Whether the process passes over whose a file is. */
+static bool overrides(void)
+{
+	return cap_raised(current_cred()->cap_effective, CAP_DAC_OVERRIDE) &&
+	       current_user_ns() == &init_user_ns;
+}
+
+/*
+ * Disks past their file systems; what talks to other machines past the sockets; and what root's uid,
+ * or his right to pass over others', may write in the kernel's own file systems: sysctls name programs
+ * that the kernel runs, a cgroup can kill whom it holds.
+ */
+u32 dsm_part_of_file(const struct file *file)
+{
+	const struct inode *inode = file_inode(file);
+
+	if (S_ISBLK(inode->i_mode))
+		return DSM_PART_RAW_IO;
+	if (S_ISCHR(inode->i_mode))
+		return part_of_device(inode);
+	if (!(file->f_mode & FMODE_WRITE))
+		return DSM_PART_NONE;
+	if (!uid_eq(inode->i_uid, GLOBAL_ROOT_UID) && !overrides())
+		return DSM_PART_NONE;
+	return part_of_kernel_file(file->f_path.dentry);
+}
+
+/* To give away what is root's there is to open it for others. */
+u32 dsm_part_of_chown(const struct dentry *dentry, const struct iattr *attr)
+{
+	if (!(attr->ia_valid & ATTR_UID) ||
+	    !uid_eq(d_backing_inode(dentry)->i_uid, GLOBAL_ROOT_UID))
+		return DSM_PART_NONE;
+	return part_of_kernel_file(dentry);
 }

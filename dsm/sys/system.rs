@@ -4,6 +4,7 @@
 
 use super::bindings;
 use crate::engine::SystemPermission;
+use crate::hooks::process::Look;
 
 fn permission(part: u32) -> Option<SystemPermission> {
     match part {
@@ -33,15 +34,42 @@ pub(super) unsafe fn of_capability(
     permission(unsafe { bindings::dsm_part_of_capability(ns, capability) })
 }
 
+/// What a file belongs to.
+pub(super) enum Part {
+    /// Nothing that is asked about.
+    None,
+    /// A device that talks to other machines past the sockets.
+    Network,
+    /// A part of the machine.
+    Machine(SystemPermission),
+}
+
 /// What it takes to open a file as it is being opened.
 ///
 /// # Safety
 ///
 /// `file` is a file that is being opened.
 #[inline]
-pub(super) unsafe fn of_file(file: *const bindings::file) -> Option<SystemPermission> {
+pub(super) unsafe fn of_file(file: *const bindings::file) -> Part {
     // SAFETY: by the caller's promise.
-    permission(unsafe { bindings::dsm_part_of_file(file) })
+    match unsafe { bindings::dsm_part_of_file(file) } {
+        bindings::DSM_PART_NETWORK => Part::Network,
+        part => permission(part).map_or(Part::None, Part::Machine),
+    }
+}
+
+/// What it takes to change a file's attributes so.
+///
+/// # Safety
+///
+/// `dentry` is that of a file whose attributes are about to be changed.
+#[inline]
+pub(super) unsafe fn of_chown(
+    dentry: *const bindings::dentry,
+    attributes: *const bindings::iattr,
+) -> Option<SystemPermission> {
+    // SAFETY: by the caller's promise.
+    permission(unsafe { bindings::dsm_part_of_chown(dentry, attributes) })
 }
 
 /// What a kernel that can be locked down would refuse.
@@ -62,8 +90,12 @@ pub(super) fn is_quiet_capability(options: u32) -> bool {
     unsafe { bindings::dsm_capability_quiet(options) }
 }
 
-/// Whether the kernel asks for access to a process without the caller having asked for it.
-pub(super) fn is_quiet_trace(mode: u32) -> bool {
+/// What for the kernel asks for access to a process.
+pub(super) fn look_of_trace(mode: u32) -> Look {
     // SAFETY: any number may be asked about.
-    unsafe { bindings::dsm_ptrace_quiet(mode) }
+    match unsafe { bindings::dsm_look_of_ptrace(mode) } {
+        bindings::DSM_LOOK_UNASKED => Look::Unasked,
+        bindings::DSM_LOOK_READING => Look::Reading,
+        _ => Look::Attaching,
+    }
 }

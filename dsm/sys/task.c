@@ -9,23 +9,27 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/mount.h>
+#include <linux/personality.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
+#include <linux/resource.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/security.h>
+#include <linux/uidgid.h>
 #include <linux/user_namespace.h>
 #include <linux/xattr.h>
 
 #include <asm/syscall.h>
 
+#include "known.h"
 #include "shim.h"
 
-/* The task that acts; NULL where the kernel itself does (softirq, kernel thread). */
+/* The task that acts; NULL where the kernel itself does. */
 const struct task_struct *dsm_current(void)
 {
-	return in_task() && !(current->flags & PF_KTHREAD) ? current : NULL;
+	return dsm_task_acts() ? current : NULL;
 }
 
 bool dsm_in_task(void)
@@ -74,19 +78,26 @@ static bool remote(const struct super_block *sb)
 	}
 }
 
+/* Whether this machine's administrators say what the file system's attributes are. */
+static bool is_trusted(const struct super_block *sb)
+{
+	return sb->s_user_ns == &init_user_ns && !remote(sb) &&
+	       !(sb->s_iflags & SB_I_UNTRUSTED_MOUNTER);
+}
+
 /*
  * The value of a file's label: its length, or a negative errno; -ENODATA if it has none. Sleeps.
  * A file system that a user mounted, a remote one, or one mounted nosuid says nothing about
- * labels: whoever mounted or serves it could have written any.
+ * labels: whoever mounted or serves it could have written any. An overlay shows the attributes of
+ * the layer that the file lies in.
  */
 int dsm_file_label(const struct file *file, u8 *value, size_t size)
 {
 	struct dentry *dentry = file_dentry(file);
 	struct inode *inode = d_backing_inode(dentry);
 
-	if (file->f_path.mnt->mnt_flags & MNT_NOSUID ||
-	    inode->i_sb->s_user_ns != &init_user_ns || remote(inode->i_sb) ||
-	    inode->i_sb->s_iflags & SB_I_UNTRUSTED_MOUNTER)
+	if (file->f_path.mnt->mnt_flags & MNT_NOSUID || !is_trusted(inode->i_sb) ||
+	    !is_trusted(d_real(dentry, D_REAL_METADATA)->d_sb))
 		return -ENODATA;
 	return __vfs_getxattr(dentry, inode, "security.dsi", value, size);
 }
@@ -97,10 +108,25 @@ const struct cred *dsm_bprm_cred(const struct linux_binprm *bprm)
 	return bprm->cred;
 }
 
-/* The program gets another ScID than its caller: the loader must not take his word. */
+/* The program gets another ScID than its caller: neither loader nor kernel may take his word. */
 void dsm_bprm_secure(struct linux_binprm *bprm)
 {
 	bprm->secureexec = 1;
+	bprm->per_clear |= PER_CLEAR_ON_SETID;
+}
+
+/* Whether the process is root's, as which it was started. */
+bool dsm_is_root(void)
+{
+	return uid_eq(current_uid(), GLOBAL_ROOT_UID);
+}
+
+/* The process leaves no image of its memory behind, unless it asks for that itself. */
+void dsm_drop_core(void)
+{
+	task_lock(current->group_leader);
+	current->signal->rlim[RLIMIT_CORE].rlim_cur = 0;
+	task_unlock(current->group_leader);
 }
 
 /*

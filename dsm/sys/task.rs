@@ -2,6 +2,7 @@
 
 //! Tasks and the files that they execute.
 
+use super::ptrmap::Held;
 use super::{bindings, errors};
 use crate::engine::ScId;
 use core::marker::PhantomData;
@@ -34,13 +35,9 @@ impl TaskRef<'_> {
     }
 
     /// Its credentials.
-    ///
-    /// # Safety
-    ///
-    /// The RCU read lock is held for as long as the result is used.
-    pub(super) unsafe fn credentials<'a>(self) -> CredRef<'a> {
+    pub(crate) fn credentials<'a>(self, _held: &'a Held<'_>) -> CredRef<'a> {
         // SAFETY: the task is not freed meanwhile, by the type's promise; its credentials are not
-        // for as long as the caller holds the lock.
+        // for as long as the RCU read lock is held.
         unsafe { CredRef::from_raw(bindings::dsm_task_cred(self.0)) }
     }
 
@@ -75,6 +72,18 @@ pub(crate) fn is_init() -> bool {
 pub(crate) fn may_label() -> bool {
     // SAFETY: called in process context.
     unsafe { bindings::dsm_may_label() }
+}
+
+/// Whether the running process was started by root.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: may be asked in process context.
+    unsafe { bindings::dsm_is_root() }
+}
+
+/// Has the running process leave no image of its memory behind. Process context.
+pub(crate) fn drop_core() {
+    // SAFETY: called in process context, and no task is locked.
+    unsafe { bindings::dsm_drop_core() };
 }
 
 /// The number of the system call that the running task is in, or 0.

@@ -12,7 +12,7 @@ pub mod spec;
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{DecodeError, NLM_F_DUMP};
+use netlink_packet_core::{DecodeError, NLM_F_CAPPED, NLM_F_DUMP, NetlinkPayload};
 use netlink_packet_generic::GenlMessage;
 use rustix::io::Errno;
 
@@ -235,13 +235,7 @@ impl Netlink {
     /// # Errors
     /// See [`NetlinkError`].
     pub fn node_list(&mut self) -> Result<Vec<NodeEntry>, NetlinkError> {
-        self.many(Payload::new(operation::NODE_GET), |a| {
-            Ok(NodeEntry {
-                snid: required(a.u32(node::SNID)?, "snid")?,
-                addresses: a.addresses(node::ADDRESS)?,
-                key_epoch: a.u32(node::KEY_EPOCH)?.unwrap_or_default(),
-            })
-        })
+        self.many(Payload::new(operation::NODE_GET), read_node)
     }
 
     /// Sets this node's receive secret of an epoch; `active` stamps with that epoch from now on.
@@ -375,8 +369,43 @@ fn fits<'a>(command: u8, what: &str, value: &'a [u8]) -> Result<&'a [u8], Netlin
     Ok(value)
 }
 
+/// Reads bytes as a datagram of the kernel's, whatever it was asked: each kind of answer, a notice, the text of a
+/// refusal. Says how many messages and how many notices were in it. The fuzz target's, and its corpus' replay.
+#[doc(hidden)]
+pub fn read_any(datagram: &[u8]) -> (usize, usize) {
+    let mut messages = 0;
+    for message in channel::messages::<Payload>(datagram) {
+        messages += 1;
+        let Ok(message) = message else { break };
+        match message.payload {
+            NetlinkPayload::InnerMessage(inner) => {
+                let attributes = inner.payload.attributes();
+                let _ = read_status(attributes);
+                let _ = read_node(attributes);
+                let _ = read_task(attributes);
+            }
+            NetlinkPayload::Error(error) => {
+                channel::extack(&error.header, message.header.flags & NLM_F_CAPPED != 0);
+            }
+            NetlinkPayload::Done(done) => {
+                channel::extack_text(&done.extended_ack);
+            }
+            _ => {}
+        }
+    }
+    (messages, audit::decode(datagram).map_or(0, |all| all.len()))
+}
+
 fn required<T>(value: Option<T>, name: &str) -> Result<T, DecodeError> {
     value.ok_or_else(|| DecodeError::from(format!("attribute {name} is missing")))
+}
+
+fn read_node(a: Attributes<'_>) -> Result<NodeEntry, DecodeError> {
+    Ok(NodeEntry {
+        snid: required(a.u32(node::SNID)?, "snid")?,
+        addresses: a.addresses(node::ADDRESS)?,
+        key_epoch: a.u32(node::KEY_EPOCH)?.unwrap_or_default(),
+    })
 }
 
 fn read_task(a: Attributes<'_>) -> Result<TaskEntry, DecodeError> {

@@ -3,7 +3,7 @@
 //! made, every kind of malformed options area beside its sound twin, and any bytes at all without a panic.
 
 use dsi_engine::header6::{self, HEADER_LEN};
-use dsi_engine::label::{self, MacWords, OPTION_LEN, PLACEHOLDER};
+use dsi_engine::label::{self, MacWords, Start, OPTION_LEN, PLACEHOLDER};
 use dsi_engine::{Flow, Label, LabelError, Prf, ScId, SnId};
 use proptest::prelude::*;
 use siphasher::sip::SipHasher24;
@@ -20,18 +20,27 @@ impl Prf for Sip {
     }
 
     fn siphash_u64x3(key: &[u8; 16], words: [u64; 3]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(key);
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        hasher.write(&bytes);
-        hasher.finish()
+        sip(key, &words)
+    }
+
+    fn siphash_u64x4(key: &[u8; 16], words: [u64; 4]) -> u64 {
+        sip(key, &words)
     }
 
     fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(key);
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        hasher.write(&bytes);
-        hasher.finish()
+        sip(key, &words)
     }
+
+    fn siphash_u64x7(key: &[u8; 16], words: [u64; 7]) -> u64 {
+        sip(key, &words)
+    }
+}
+
+fn sip(key: &[u8; 16], words: &[u64]) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(key);
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    hasher.write(&bytes);
+    hasher.finish()
 }
 
 const SECRET: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -55,9 +64,9 @@ fn node(snid: u32) -> SnId {
 #[test]
 fn a_known_packet_has_the_known_label() {
     assert_eq!(label::pair_key::<Sip>(&SECRET, node(1)), PAIR_KEY);
-    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW, &PAIR_KEY);
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW, None, &PAIR_KEY);
     assert_eq!(
-        label::mac_words(5, node(1), ScId(10), &FLOW),
+        label::mac_words(&sealed, &FLOW, None),
         MacWords::V4([
             0x1005_0011_0000_0001,
             0x0000_000a_0a00_0001,
@@ -66,12 +75,12 @@ fn a_known_packet_has_the_known_label() {
     );
     assert_eq!(sealed.encode(), OPTION);
     assert_eq!(Label::parse(&OPTION), Ok(sealed));
-    assert!(sealed.verify::<Sip>(&FLOW, &PAIR_KEY));
+    assert!(sealed.verify::<Sip>(&FLOW, None, &PAIR_KEY));
 }
 
 #[test]
 fn a_label_verifies_in_its_own_packet_only() {
-    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW, &PAIR_KEY);
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW, None, &PAIR_KEY);
     for other in [
         Label { epoch: 6, ..sealed },
         Label {
@@ -87,7 +96,7 @@ fn a_label_verifies_in_its_own_packet_only() {
             ..sealed
         },
     ] {
-        assert!(!other.verify::<Sip>(&FLOW, &PAIR_KEY), "{other:?}");
+        assert!(!other.verify::<Sip>(&FLOW, None, &PAIR_KEY), "{other:?}");
     }
     for other in [
         Flow {
@@ -111,10 +120,89 @@ fn a_label_verifies_in_its_own_packet_only() {
             ..FLOW
         },
     ] {
-        assert!(!sealed.verify::<Sip>(&other, &PAIR_KEY), "{other:?}");
+        assert!(!sealed.verify::<Sip>(&other, None, &PAIR_KEY), "{other:?}");
     }
     let other_sender = label::pair_key::<Sip>(&SECRET, node(2));
-    assert!(!sealed.verify::<Sip>(&FLOW, &other_sender));
+    assert!(!sealed.verify::<Sip>(&FLOW, None, &other_sender));
+}
+
+#[test]
+fn a_streams_label_verifies_in_its_own_connection_only() {
+    let start = |sender, receiver| Some(Start { sender, receiver });
+    for flow in [FLOW, FLOW6] {
+        let seal = |start| Label::sealed::<Sip>(5, node(1), ScId(10), &flow, start, &PAIR_KEY);
+        let opening = seal(start(7, None));
+        let answered = seal(start(7, Some(9)));
+        assert!(opening.verify::<Sip>(&flow, start(7, None), &PAIR_KEY));
+        assert!(answered.verify::<Sip>(&flow, start(7, Some(9)), &PAIR_KEY));
+        for other in [
+            start(8, None),
+            start(7, Some(0)),
+            start(7, Some(9)),
+            start(0, Some(7)),
+            None,
+        ] {
+            assert!(!opening.verify::<Sip>(&flow, other, &PAIR_KEY), "{other:?}");
+        }
+        for other in [
+            start(7, None),
+            start(7, Some(8)),
+            start(8, Some(9)),
+            start(9, Some(7)),
+            None,
+        ] {
+            assert!(
+                !answered.verify::<Sip>(&flow, other, &PAIR_KEY),
+                "{other:?}"
+            );
+        }
+        let plain = seal(None);
+        assert!(!plain.verify::<Sip>(&flow, start(7, Some(9)), &PAIR_KEY));
+        // Nor does a code serve with the flag turned.
+        let turned = |label: Label| Label {
+            stream: !label.stream,
+            ..label
+        };
+        assert!(!turned(plain).verify::<Sip>(&flow, start(0, Some(0)), &PAIR_KEY));
+        assert!(!turned(opening).verify::<Sip>(&flow, None, &PAIR_KEY));
+        assert_eq!(Label::parse(&answered.encode()), Ok(answered));
+        assert_eq!(answered.encode()[2], 0x11);
+    }
+}
+
+#[test]
+fn a_known_stream_has_the_known_input() {
+    let start = Some(Start {
+        sender: 0x0102_0304,
+        receiver: Some(0x0506_0708),
+    });
+    let flow = Flow {
+        protocol: 6,
+        ..FLOW
+    };
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &flow, start, &PAIR_KEY);
+    assert_eq!(
+        label::mac_words(&sealed, &flow, start),
+        MacWords::V4Stream([
+            0x1105_0006_0000_0001,
+            0x0000_000a_0a00_0001,
+            0x0a00_0002_9c40_2261,
+            0x0102_0304_0506_0708
+        ])
+    );
+    let opening = Some(Start {
+        sender: 0x0102_0304,
+        receiver: None,
+    });
+    assert_eq!(
+        label::mac_words(&sealed, &flow, opening),
+        MacWords::V4Stream([
+            0x1105_0106_0000_0001,
+            0x0000_000a_0a00_0001,
+            0x0a00_0002_9c40_2261,
+            0x0102_0304_0000_0000
+        ])
+    );
 }
 
 #[test]
@@ -184,7 +272,7 @@ fn a_malformed_label_is_refused() {
         })
     );
     assert_eq!(with(2, 0x20), Err(LabelError::Version { found: 2 }));
-    assert_eq!(with(2, 0x11), Err(LabelError::Flags { found: 1 }));
+    assert_eq!(with(2, 0x12), Err(LabelError::Flags { found: 2 }));
     assert_eq!(with(5, 1), Err(LabelError::Node { found: 0x0001_0001 }));
     assert_eq!(with(7, 0), Err(LabelError::Node { found: 0 }));
     let mut outside = OPTION;
@@ -235,7 +323,7 @@ proptest! {
 
     #[test]
     fn what_is_encoded_is_read_back(epoch: u8, snid in 1_u32..=65535, scid in 0_u32..u32::MAX, mac: u64) {
-        let label = Label { epoch, snid: node(snid), scid: ScId(scid), mac };
+        let label = Label { stream: mac & 1 != 0, epoch, snid: node(snid), scid: ScId(scid), mac };
         prop_assert_eq!(Label::parse(&label.encode()), Ok(label));
     }
 }
@@ -290,9 +378,9 @@ const fn padded(next: u8) -> [u8; 8] {
 
 #[test]
 fn a_known_ipv6_packet_has_the_known_label() {
-    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW6, &PAIR_KEY);
+    let sealed = Label::sealed::<Sip>(5, node(1), ScId(10), &FLOW6, None, &PAIR_KEY);
     assert_eq!(
-        label::mac_words(5, node(1), ScId(10), &FLOW6),
+        label::mac_words(&sealed, &FLOW6, None),
         MacWords::V6([
             0x1005_0011_0000_0001,
             0x0000_000a_9c40_2261,
@@ -304,7 +392,7 @@ fn a_known_ipv6_packet_has_the_known_label() {
     );
     assert_eq!(header6::encode(&sealed, UDP), HEADER);
     assert_eq!(header6::find(DEST, &HEADER, UDP), Ok(Some(sealed)));
-    assert!(sealed.verify::<Sip>(&FLOW6, &PAIR_KEY));
+    assert!(sealed.verify::<Sip>(&FLOW6, None, &PAIR_KEY));
     for other in [
         Flow {
             saddr: FLOW6.daddr,
@@ -324,7 +412,7 @@ fn a_known_ipv6_packet_has_the_known_label() {
         },
         FLOW,
     ] {
-        assert!(!sealed.verify::<Sip>(&other, &PAIR_KEY), "{other:?}");
+        assert!(!sealed.verify::<Sip>(&other, None, &PAIR_KEY), "{other:?}");
     }
 }
 
@@ -409,7 +497,7 @@ fn malformed_extension_headers_are_refused() {
         (DEST, padded(6).to_vec(), LabelError::Header { found: 6 }),
         (DEST, with(6, 0), LabelError::Version { found: 0 }),
         (DEST, with(6, 0x20), LabelError::Version { found: 2 }),
-        (DEST, with(6, 0x11), LabelError::Flags { found: 1 }),
+        (DEST, with(6, 0x13), LabelError::Flags { found: 3 }),
         (DEST, with(11, 0), LabelError::Node { found: 0 }),
     ] {
         assert_eq!(header6::find(first, &area, UDP), Err(error), "{area:?}");
@@ -457,7 +545,7 @@ proptest! {
 
     #[test]
     fn what_is_encoded_for_ipv6_is_read_back(epoch: u8, snid in 1_u32..=65535, scid in 0_u32..u32::MAX, mac: u64) {
-        let label = Label { epoch, snid: node(snid), scid: ScId(scid), mac };
+        let label = Label { stream: mac & 1 != 0, epoch, snid: node(snid), scid: ScId(scid), mac };
         prop_assert_eq!(header6::find(DEST, &header6::encode(&label, 6), 6), Ok(Some(label)));
     }
 }

@@ -156,6 +156,34 @@ fn a_deny_for_a_part_beats_a_grant_for_all_and_the_reverse() {
     }
 }
 
+/// A datagram may be granted as sent or as received, and denied as either.
+#[test]
+fn a_deny_of_receiving_beats_a_grant_of_sending() {
+    let remote = at("192.0.2.1");
+    let ten = ("10", zone(1));
+    for (source, target) in [
+        (ten, ("outside", OUTSIDE)),
+        (("outside", OUTSIDE), ten),
+        (ten, ("10", zone(2))),
+    ] {
+        let sent = rule(source.0, target.0, "<grant>send</grant>");
+        // Of some only, so that it does not contradict a grant for all.
+        let place = if source.0 == target.0 {
+            "<source_SnID>2</source_SnID>"
+        } else {
+            "<address>192.0.2.0/24</address>"
+        };
+        let received = rule(target.0, source.0, &format!("{place}<deny>receive</deny>"));
+        for (rules, passes) in [(sent.clone(), true), (sent + &received, false)] {
+            let image = image(&rules);
+            let permit = permits(&image, |policy| {
+                policy.network_datagram(source.1, target.1, &remote)
+            });
+            assert_eq!(permit, passes, "{rules}");
+        }
+    }
+}
+
 #[test]
 fn a_rule_may_be_for_one_node() {
     let rest = "<source_SnID>1</source_SnID><address>192.0.2.1</address><grant>connect</grant>";

@@ -144,7 +144,14 @@ fn contents() -> impl Strategy<Value = Contents> {
     let systems =
         proptest::collection::vec((scid(), any_node(), masks(SystemPermission::MASK)), 0..8);
     let outsides = proptest::collection::vec(outside(), 0..12);
-    let others = (processes, systems, any::<bool>(), any::<bool>(), outsides);
+    let others = (
+        processes,
+        systems,
+        any::<bool>(),
+        any::<bool>(),
+        outsides,
+        any::<bool>(),
+    );
     (
         any::<bool>(),
         any::<bool>(),
@@ -177,6 +184,7 @@ fn contents() -> impl Strategy<Value = Contents> {
                     default_allow,
                     reject: others.2,
                     unload: others.3,
+                    every_packet: others.5,
                     ..Contents::default()
                 };
                 for (subject, node, target, (allow, deny)) in others.0 {
@@ -590,6 +598,7 @@ proptest! {
             )?;
         }
         prop_assert_eq!(policy.meta().reject(), contents.reject);
+        prop_assert_eq!(policy.meta().every_packet(), contents.every_packet);
         prop_assert_eq!(policy.meta().unload(), contents.unload || !contents.enforcing);
         let transition = policy.transition(from.scid, to.scid);
         let (reason, scid) = oracle.transition(from.scid, to.scid);
@@ -774,7 +783,7 @@ fn each_field_of_the_header_is_checked() {
         (header::TOTAL_LEN, 1),
         (header::HEADER_LEN, 64),
         (header::VERSION, 0),
-        (header::FLAGS + 1, 1),
+        (header::FLAGS + 1, 2),
         (header::FLAGS, 1 | 1 << 2), // a flag of rules that are not there
         (header::RULES, 1),
         (header::SECTIONS, 5),

@@ -171,7 +171,7 @@ impl Iterator for AuditSubscription {
     }
 }
 
-fn decode(datagram: &[u8]) -> Result<Vec<Notice>, NetlinkError> {
+pub(super) fn decode(datagram: &[u8]) -> Result<Vec<Notice>, NetlinkError> {
     let protocol = |detail| NetlinkError::Protocol {
         operation: OPERATION,
         detail,

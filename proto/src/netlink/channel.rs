@@ -261,7 +261,7 @@ where
 }
 
 /// The text of an extended acknowledgement, which follows the echo of the request.
-fn extack(payload: &[u8], capped: bool) -> Option<String> {
+pub(super) fn extack(payload: &[u8], capped: bool) -> Option<String> {
     let echoed = if capped {
         HEADER
     } else {
@@ -271,7 +271,7 @@ fn extack(payload: &[u8], capped: bool) -> Option<String> {
     extack_text(payload.get(echoed..)?)
 }
 
-fn extack_text(attributes: &[u8]) -> Option<String> {
+pub(super) fn extack_text(attributes: &[u8]) -> Option<String> {
     NlasIterator::new(attributes)
         .filter_map(Result::ok)
         .find(|nla| nla.kind() == EXTACK_MESSAGE)

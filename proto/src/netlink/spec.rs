@@ -89,7 +89,7 @@ enumeration! {
         BadMac = 5 "bad-mac",
         /// The label names another node than the one that has the source address.
         WrongSource = 6 "wrong-source",
-        /// The label names a node that is not in the node map.
+        /// An end of the packet has an address that is no node's by the node map, as behind NAT.
         UnknownNode = 7 "unknown-node",
         /// The label's key epoch is neither the current nor the previous one.
         UnknownEpoch = 8 "unknown-epoch",

@@ -75,8 +75,10 @@ pub mod flags {
     pub const REJECT: u32 = 1 << 6;
     /// The module may be unloaded while the policy is enforcing.
     pub const UNLOAD: u32 = 1 << 7;
+    /// Each TCP segment carries a label; otherwise those of the handshake do.
+    pub const EVERY_PACKET: u32 = 1 << 8;
     /// All bits that version 3 knows.
-    pub const KNOWN: u32 = (1 << 8) - 1;
+    pub const KNOWN: u32 = (1 << 9) - 1;
 }
 
 /// Kinds of section.
@@ -797,6 +799,11 @@ impl PolicyMeta {
     /// Whether the module may be unloaded while this policy is in force: always while it is permissive.
     pub const fn unload(&self) -> bool {
         self.flags & flags::UNLOAD != 0 || !self.enforcing()
+    }
+
+    /// Whether each TCP segment carries a label; otherwise those of the handshake do.
+    pub const fn every_packet(&self) -> bool {
+        self.flags & flags::EVERY_PACKET != 0
     }
 
     /// Rules of the document.

@@ -16,6 +16,8 @@ pub const OPTION_LEN: usize = 20;
 pub const DATA_LEN: usize = OPTION_LEN - 2;
 /// Version of the format.
 pub const VERSION: u8 = 1;
+/// Flag: the code also covers where the sequence numbers of its TCP connection start.
+pub const STREAM: u8 = 1;
 /// What a socket reserves for a label that the way out fills in. Its version, 0, makes every receiver refuse it should
 /// it ever leave unstamped.
 pub const PLACEHOLDER: [u8; OPTION_LEN] = [
@@ -50,13 +52,19 @@ pub trait Prf {
     fn siphash_u64x1(key: &[u8; 16], word: u64) -> u64;
     /// The function over three words.
     fn siphash_u64x3(key: &[u8; 16], words: [u64; 3]) -> u64;
+    /// The function over four words.
+    fn siphash_u64x4(key: &[u8; 16], words: [u64; 4]) -> u64;
     /// The function over six words.
     fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64;
+    /// The function over seven words.
+    fn siphash_u64x7(key: &[u8; 16], words: [u64; 7]) -> u64;
 }
 
 /// A label as it stands in a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {
+    /// Whether its code covers where the sequence numbers of its TCP connection start.
+    pub stream: bool,
     /// Low 8 bits of the key epoch that the code was made in.
     pub epoch: u8,
     /// Node that claims to have sent the packet.
@@ -80,6 +88,15 @@ pub struct Flow {
     pub sport: u16,
     /// Destination port.
     pub dport: u16,
+}
+
+/// Where the sequence numbers of a TCP connection start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The sender's of the packet.
+    pub sender: u32,
+    /// The receiver's; the packet that opens the connection cannot know it.
+    pub receiver: Option<u32>,
 }
 
 /// Why an options area holds no usable label.
@@ -122,7 +139,7 @@ pub enum LabelError {
         /// The high nibble.
         found: u8,
     },
-    /// Flags that version 1 does not know; the code does not cover them, so they must be zero.
+    /// Flags that version 1 does not know.
     Flags {
         /// The low nibble.
         found: u8,
@@ -160,7 +177,9 @@ impl fmt::Display for LabelError {
             Self::Version { found } => {
                 write!(f, "label: expected version {VERSION}, found {found}")
             }
-            Self::Flags { found } => write!(f, "label: expected flags 0, found {found}"),
+            Self::Flags { found } => {
+                write!(f, "label: expected flags 0 or {STREAM}, found {found}")
+            }
             Self::Node { found } => write!(
                 f,
                 "label: expected a SnID from 1 to {}, found {found}",
@@ -172,6 +191,15 @@ impl fmt::Display for LabelError {
 }
 
 impl Label {
+    #[inline]
+    fn flags(&self) -> u8 {
+        if self.stream {
+            STREAM
+        } else {
+            0
+        }
+    }
+
     /// The option's bytes.
     #[inline]
     pub fn encode(&self) -> [u8; OPTION_LEN] {
@@ -181,7 +209,7 @@ impl Label {
         [
             OPTION_TYPE,
             OPTION_LEN as u8,
-            VERSION << 4,
+            VERSION << 4 | self.flags(),
             self.epoch,
             n0,
             n1,
@@ -229,7 +257,7 @@ impl Label {
                 found: version_flags >> 4,
             });
         }
-        if version_flags & 0x0F != 0 {
+        if version_flags & 0x0F & !STREAM != 0 {
             return Err(LabelError::Flags {
                 found: version_flags & 0x0F,
             });
@@ -243,6 +271,7 @@ impl Label {
             return Err(LabelError::Context { found: scid.0 });
         }
         Ok(Self {
+            stream: version_flags & STREAM != 0,
             epoch,
             snid,
             scid,
@@ -250,61 +279,85 @@ impl Label {
         })
     }
 
-    /// Makes a label with its code under the pair key of sender and receiver.
+    /// Makes a label with its code under the pair key of sender and receiver; with a `start`, one of a stream.
     #[inline]
     pub fn sealed<P: Prf>(
         epoch: u8,
         snid: SnId,
         scid: ScId,
         flow: &Flow,
+        start: Option<Start>,
         pair_key: &[u8; 16],
     ) -> Self {
-        let mac = mac::<P>(epoch, snid, scid, flow, pair_key);
-        Self {
+        let mut label = Self {
+            stream: start.is_some(),
             epoch,
             snid,
             scid,
-            mac,
-        }
+            mac: 0,
+        };
+        label.mac = mac::<P>(&label, flow, start, pair_key);
+        label
     }
 
-    /// Whether the code is that of this label in this packet under this pair key.
+    /// Whether the code is that of this label in this packet under this pair key. A stream's label is none without the
+    /// stream's start, and any other label is none with one.
     #[inline]
-    pub fn verify<P: Prf>(&self, flow: &Flow, pair_key: &[u8; 16]) -> bool {
+    pub fn verify<P: Prf>(&self, flow: &Flow, start: Option<Start>, pair_key: &[u8; 16]) -> bool {
         // One comparison of two registers: its time tells nothing about where they differ.
-        mac::<P>(self.epoch, self.snid, self.scid, flow, pair_key) == self.mac
+        self.stream == start.is_some() && mac::<P>(self, flow, start, pair_key) == self.mac
     }
 }
 
-/// What the message authentication code is made of. The families differ in length, which SipHash covers, so no code of
-/// one is good for the other.
+/// What the message authentication code is made of. The families differ in length, which SipHash covers, and so do the
+/// labels of streams and others: no code of one is good for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MacWords {
     /// IPv4: 24 bytes.
     V4([u64; 3]),
+    /// IPv4, with a stream's start: 32 bytes.
+    V4Stream([u64; 4]),
     /// IPv6: 48 bytes.
     V6([u64; 6]),
+    /// IPv6, with a stream's start: 56 bytes.
+    V6Stream([u64; 7]),
 }
 
-/// Input of the message authentication code.
+/// Set in the first word for a packet that opens a connection, which knows one start only.
+const OPENING: u64 = 1 << 40;
+
+/// Input of the message authentication code of a label, whose own code has no part in it.
 #[inline]
-pub fn mac_words(epoch: u8, snid: SnId, scid: ScId, flow: &Flow) -> MacWords {
-    let head = (VERSION as u64) << 60
-        | (epoch as u64) << 48
+pub fn mac_words(label: &Label, flow: &Flow, start: Option<Start>) -> MacWords {
+    let opening = match start {
+        Some(Start { receiver: None, .. }) => OPENING,
+        _ => 0,
+    };
+    let head = ((VERSION << 4 | label.flags()) as u64) << 56
+        | (label.epoch as u64) << 48
+        | opening
         | (flow.protocol as u64) << 32
-        | snid.get() as u64;
+        | label.snid.get() as u64;
     let ports = (flow.sport as u64) << 16 | flow.dport as u64;
-    let scid = (scid.0 as u64) << 32;
+    let scid = (label.scid.0 as u64) << 32;
+    let starts =
+        start.map(|start| (start.sender as u64) << 32 | start.receiver.unwrap_or(0) as u64);
     match (flow.saddr, flow.daddr) {
-        (IpAddr::V4(saddr), IpAddr::V4(daddr)) => MacWords::V4([
-            head,
-            scid | u32::from_be_bytes(saddr.octets()) as u64,
-            (u32::from_be_bytes(daddr.octets()) as u64) << 32 | ports,
-        ]),
+        (IpAddr::V4(saddr), IpAddr::V4(daddr)) => {
+            let source = scid | u32::from_be_bytes(saddr.octets()) as u64;
+            let target = (u32::from_be_bytes(daddr.octets()) as u64) << 32 | ports;
+            match starts {
+                None => MacWords::V4([head, source, target]),
+                Some(starts) => MacWords::V4Stream([head, source, target, starts]),
+            }
+        }
         (saddr, daddr) => {
             let [s0, s1] = halves(saddr);
             let [d0, d1] = halves(daddr);
-            MacWords::V6([head, scid | ports, s0, s1, d0, d1])
+            match starts {
+                None => MacWords::V6([head, scid | ports, s0, s1, d0, d1]),
+                Some(starts) => MacWords::V6Stream([head, scid | ports, s0, s1, d0, d1, starts]),
+            }
         }
     }
 }
@@ -324,10 +377,12 @@ fn halves(address: IpAddr) -> [u64; 2] {
 }
 
 #[inline]
-fn mac<P: Prf>(epoch: u8, snid: SnId, scid: ScId, flow: &Flow, pair_key: &[u8; 16]) -> u64 {
-    match mac_words(epoch, snid, scid, flow) {
+fn mac<P: Prf>(label: &Label, flow: &Flow, start: Option<Start>, pair_key: &[u8; 16]) -> u64 {
+    match mac_words(label, flow, start) {
         MacWords::V4(words) => P::siphash_u64x3(pair_key, words),
+        MacWords::V4Stream(words) => P::siphash_u64x4(pair_key, words),
         MacWords::V6(words) => P::siphash_u64x6(pair_key, words),
+        MacWords::V6Stream(words) => P::siphash_u64x7(pair_key, words),
     }
 }
 

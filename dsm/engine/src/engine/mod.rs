@@ -26,7 +26,7 @@ pub mod xattr;
 pub use decide::{Decision, Peer, Transition};
 pub use ids::{ScId, SnId};
 pub use image::{Image, ImageError, PolicyMeta};
-pub use label::{Flow, Label, LabelError, Prf};
+pub use label::{Flow, Label, LabelError, Prf, Start};
 pub use outside::Remote;
 pub use policy::{
     NetworkPermission, Policy, ProcessPermission, SocketPermission, SystemPermission,

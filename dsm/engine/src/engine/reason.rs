@@ -63,7 +63,7 @@ named_enum! {
         BadMac = "bad-mac",
         /// The label's SnID is not the node of the packet's source address.
         WrongSource = "wrong-source",
-        /// The label's SnID is not in the node map.
+        /// An end of the packet has an address that is no node's by the node map, as behind NAT.
         UnknownNode = "unknown-node",
         /// No key of the label's epoch.
         UnknownEpoch = "unknown-epoch",
