@@ -27,7 +27,13 @@ pub mod v1 {
 }
 
 /// Version of the manager protocol spoken by this build (`Hello.protocol`).
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+
+/// Batches of audit events that a manager may have sent and no server answered.
+pub const AUDIT_WINDOW: usize = 4;
+
+/// Events in one batch.
+pub const AUDIT_BATCH: usize = 256;
 
 /// Port on which a server answers all its services unless configured otherwise.
 pub const DEFAULT_PORT: u16 = 7430;

@@ -128,13 +128,9 @@ impl Manager {
         let (listener, notices) = Listener::start(access.clone()).map_err(StartError::Thread)?;
         let kernel = KernelThread::start(Operator::new(access, identity.clone()))
             .map_err(StartError::Thread)?;
-        let machine = Machine::new(
-            identity,
-            boot_id(),
-            timing,
-            fastrand::u64(..),
-            Instant::now(),
-        );
+        // Of two lives of a manager no server may take one for the other.
+        let seed = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..));
+        let machine = Machine::new(identity, boot_id(), timing, seed, Instant::now());
         let mut driver = Driver {
             machine,
             directory,
@@ -147,6 +143,7 @@ impl Manager {
             metrics,
         };
         driver.run(shutdown).await;
+        driver.keep_audit().await;
         Ok(())
     }
 }
@@ -275,7 +272,34 @@ impl<F: FnOnce()> Driver<F> {
         None
     }
 
+    /// Keeps what no server is known to have been told of for the manager's next life.
+    async fn keep_audit(mut self) {
+        if let Some(thread) = self.listener.end() {
+            // It looks up several times a second, and cannot fail.
+            let _ = tokio::task::spawn_blocking(|| thread.join()).await;
+        }
+        while let Ok(notice) = self.notices.try_recv() {
+            self.take(Event::Notice(notice));
+        }
+        self.take(Event::NoticesLost(self.listener.take_lost()));
+        let left = self.machine.into_audit();
+        let count = left.events.len();
+        if count == 0 && left.dropped == 0 {
+            return;
+        }
+        match self.directory.save_audit(&left) {
+            Ok(()) => tracing::info!(count, "events that no server has are kept on the disk"),
+            Err(error) => {
+                tracing::error!(%error, count, "events that no server has are lost");
+            }
+        }
+    }
+
     fn read_stored(&self) -> Stored {
+        let audit = self.directory.take_audit().unwrap_or_else(|error| {
+            tracing::error!(%error, "the events that were kept cannot be read, and are lost");
+            None
+        });
         let policy = self.directory.policy().unwrap_or_else(|error| {
             tracing::error!(%error, "the stored policy cannot be read");
             None
@@ -287,6 +311,7 @@ impl<F: FnOnce()> Driver<F> {
         Stored {
             policy,
             peers: peers.unwrap_or_default(),
+            audit: audit.unwrap_or_default(),
         }
     }
 }

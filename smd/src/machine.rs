@@ -50,6 +50,8 @@ pub struct Stored {
     pub policy: Option<v1::PolicyBundle>,
     /// The other nodes and the keys.
     pub peers: StoredPeers,
+    /// Audit events that no server was known to have.
+    pub audit: v1::AuditBatch,
 }
 
 /// Something that has happened.
@@ -145,11 +147,13 @@ impl Machine {
     /// A manager that has not started. `boot` tells one life of the kernel from another; `seed` spreads the
     /// managers' attempts to reconnect.
     pub fn new(identity: Identity, boot: String, timing: Timing, seed: u64, now: Instant) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let queue = Queue::new(random.u64(..));
         Self {
             identity,
             boot,
             timing,
-            random: fastrand::Rng::with_seed(seed),
+            random,
             module: Module::Absent { retry: now },
             link: Link::Down { retry: now },
             attempts: 0,
@@ -166,7 +170,7 @@ impl Machine {
             refused_policy_version: 0,
             faults: Faults::default(),
             report_due: false,
-            queue: Queue::default(),
+            queue,
         }
     }
 
@@ -185,6 +189,7 @@ impl Machine {
                 tracing::info!("connected to a server");
                 self.link = Link::Up;
                 self.report_due = true;
+                self.queue.connected();
             }
             Event::Disconnected(why) => self.disconnected(&why, now),
             Event::Received(message) => self.received(message, &mut actions),
@@ -215,7 +220,7 @@ impl Machine {
 
     /// Whether a server is connected and there is something to tell it.
     pub fn has_outgoing(&self) -> bool {
-        matches!(self.link, Link::Up) && (self.report_due || !self.queue.is_empty())
+        matches!(self.link, Link::Up) && (self.report_due || self.queue.has_next())
     }
 
     /// The next message to the server. The newest report goes first, then the events in their order.
@@ -244,9 +249,14 @@ impl Machine {
         matches!(self.link, Link::Up)
     }
 
-    /// Events that wait for a server.
+    /// Events that no server is known to have.
     pub fn queued_events(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The events that no server is known to have, when the manager stops.
+    pub fn into_audit(self) -> v1::AuditBatch {
+        self.queue.left()
     }
 
     /// What would be told to a server now.
@@ -277,6 +287,7 @@ impl Machine {
     }
 
     fn started(&mut self, stored: Stored) {
+        self.queue.take_over(stored.audit);
         if let Some(bundle) = stored.policy {
             match self.verify(bundle) {
                 Ok(policy) => self.good = Some(Arc::new(policy)),
@@ -518,6 +529,7 @@ impl Machine {
                 told.take_keys(keys);
                 self.told_of_peers(told, actions);
             }
+            Some(to_manager::Body::AuditTaken(taken)) => self.queue.taken(taken.sequence),
             // A kind of message that a newer server knows.
             None => {}
         }

@@ -237,6 +237,16 @@ impl World {
         self.settle();
     }
 
+    fn last_batch(&mut self) -> Option<v1::AuditBatch> {
+        let mut last = None;
+        while let Some(message) = self.machine.next_outgoing() {
+            if let Some(from_manager::Body::Audit(batch)) = message.body {
+                last = Some(batch);
+            }
+        }
+        last
+    }
+
     fn last_report(&mut self) -> Option<v1::State> {
         let mut last = None;
         while let Some(message) = self.machine.next_outgoing() {
@@ -650,6 +660,7 @@ fn events_wait_for_a_server_and_come_after_the_report() {
     else {
         panic!("{bodies:?}")
     };
+    let told = batch.clone();
     assert_eq!(batch.events[0].id, "1-00000000-5");
     assert_eq!(
         (
@@ -658,6 +669,17 @@ fn events_wait_for_a_server_and_come_after_the_report() {
         ),
         ("udp", "no-permission")
     );
+
+    // The connection was lost before the server had written it.
+    world.tell(Event::Disconnected("gone".into()));
+    world.tell(Event::Connected);
+    assert_eq!(world.last_batch(), Some(told.clone()));
+    let sequence = told.sequence;
+    let taken = to_manager::Body::AuditTaken(v1::AuditTaken { sequence });
+    world.tell(Event::Received(ToManager { body: Some(taken) }));
+    world.tell(Event::Disconnected("gone".into()));
+    world.tell(Event::Connected);
+    assert_eq!(world.last_batch(), None);
 }
 
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use dsi_proto::files::{self, FileError};
 use dsi_proto::pki::{self, PkiError, PrivateKey};
 use dsi_proto::policy;
 use dsi_proto::tls::{ClientCredentials, OwnCredentials};
-use dsi_proto::v1::PolicyBundle;
+use dsi_proto::v1::{AuditBatch, PolicyBundle};
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -26,12 +26,16 @@ const KEY: &str = "node.key";
 const ANCHOR: &str = "anchor.der";
 const POLICY: &str = "policy.bin";
 const PEERS: &str = "peers.bin";
+const AUDIT: &str = "audit.bin";
 
 /// Largest credential or description.
 const MAX_SMALL: u64 = 64 << 10;
 
 /// Largest file of peers: 65,535 nodes with 16 addresses each.
 const MAX_PEERS: u64 = 64 << 20;
+
+/// Largest file of audit events: a full queue.
+const MAX_AUDIT: u64 = 64 << 20;
 
 /// Stored state that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +197,20 @@ impl Directory {
     /// What a server has told of the other nodes, not checked yet.
     pub fn peers(&self) -> Result<Option<StoredPeers>, PersistError> {
         self.load(PEERS, MAX_PEERS)
+    }
+
+    /// Keeps the audit events that no server is known to have.
+    pub fn save_audit(&self, left: &AuditBatch) -> Result<(), FileError> {
+        files::write_private(&self.0.join(AUDIT), &left.encode_to_vec())
+    }
+
+    /// The audit events that a former life of the manager has kept. They are not there any more: a manager that ends
+    /// without keeping its own has lost them.
+    pub fn take_audit(&self) -> Result<Option<AuditBatch>, PersistError> {
+        let left = self.load(AUDIT, MAX_AUDIT);
+        // What cannot be read will not be readable later.
+        let _ = std::fs::remove_file(self.0.join(AUDIT));
+        left
     }
 
     fn load<T: prost::Message + Default>(

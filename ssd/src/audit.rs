@@ -1,19 +1,22 @@
 //! The cluster's audit: events of all nodes, newest kept in memory, all appended to a file, shown live.
 //!
-//! Everything here is bounded: what does not fit is dropped and counted, and a reader who is slow loses his own
-//! events, never another's. A manager says what happened on its node and cannot speak for another.
+//! Everything here is bounded: a reader who is slow loses his own events, never another's, and is told how many. The
+//! file loses none: while it cannot be written, managers get no answer and keep what they have. An answer means that
+//! the disk has it. A manager says what happened on its node and cannot speak for another.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use dsi_proto::v1::AuditEvent;
+use dsi_proto::AUDIT_WINDOW;
+use dsi_proto::v1::{AuditBatch, AuditEvent};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
 use crate::state::SnId;
@@ -26,6 +29,12 @@ const READER_QUEUE: usize = 1024;
 
 /// Batches that wait for the file.
 const FILE_QUEUE: usize = 256;
+
+/// Batches that are written, and told of, together.
+const GROUP: usize = 16;
+
+/// Pause between two attempts to write the file.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Readers at the same time.
 const MAX_READERS: usize = 64;
@@ -44,11 +53,16 @@ pub struct AuditLimits {
 #[error("{MAX_READERS} readers of the audit are connected, which is as many as a server takes")]
 pub struct TooManyReaders;
 
+/// The audit ends before the batch was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the audit has ended")]
+pub struct Ended;
+
 /// The audit of a cluster.
 #[derive(Clone)]
 pub struct Audit {
     shared: Arc<Mutex<Shared>>,
-    file: mpsc::Sender<Vec<AuditEvent>>,
+    file: mpsc::Sender<Job>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,6 +70,14 @@ struct Shared {
     limit: usize,
     ring: VecDeque<AuditEvent>,
     readers: Vec<Reader>,
+    /// Stream and number of each node's newest batch.
+    newest: BTreeMap<SnId, (u64, u64)>,
+}
+
+/// What is written at once, and who is told then.
+struct Job {
+    events: Vec<AuditEvent>,
+    written: oneshot::Sender<()>,
 }
 
 struct Reader {
@@ -72,25 +94,30 @@ impl Audit {
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let mut log = LogFile::open(directory.join("audit.jsonl"), limits.file_bytes)?;
-        let (file, mut batches) = mpsc::channel::<Vec<AuditEvent>>(FILE_QUEUE);
+        let (file, mut jobs) = mpsc::channel::<Job>(FILE_QUEUE);
         let counted = metrics.clone();
-        std::thread::Builder::new().name("audit".into()).spawn(move || {
-            let mut broken = false;
-            while let Some(batch) = batches.blocking_recv() {
-                let written = log.append(&batch);
-                if let Err(error) = &written {
-                    counted.audit_file_dropped.inc_by(batch.len() as u64);
-                    if !broken {
-                        tracing::error!(%error, path = %log.path.display(), "audit events cannot be written");
+        std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || {
+                while let Some(first) = jobs.blocking_recv() {
+                    let mut group = vec![first];
+                    while group.len() < GROUP
+                        && let Ok(job) = jobs.try_recv()
+                    {
+                        group.push(job);
+                    }
+                    log.append_at_last(&group, &counted);
+                    for Job { written, .. } in group {
+                        // Its manager may have gone.
+                        let _ = written.send(());
                     }
                 }
-                broken = written.is_err();
-            }
-        })?;
+            })?;
         let shared = Shared {
             limit: limits.ring.max(1),
             ring: VecDeque::new(),
             readers: Vec::new(),
+            newest: BTreeMap::new(),
         };
         Ok(Self {
             shared: Arc::new(Mutex::new(shared)),
@@ -99,10 +126,44 @@ impl Audit {
         })
     }
 
-    /// Takes a node's events. The node's id and name are set here, whatever the events say.
-    pub fn ingest(&self, snid: SnId, name: &str, mut events: Vec<AuditEvent>, dropped: u64) {
-        self.metrics.audit_events.inc_by(events.len() as u64);
-        self.metrics.audit_dropped_by_managers.inc_by(dropped);
+    /// Takes a batch of a node; returns when it is on the disk. A batch that was taken before is not taken twice, as
+    /// long as this server runs. The node's id and name are set here, whatever the events say.
+    ///
+    /// # Errors
+    /// The server stops.
+    pub async fn take(&self, snid: SnId, name: &str, batch: AuditBatch) -> Result<(), Ended> {
+        let room = self.file.reserve().await.map_err(|_| Ended)?;
+        let (written, done) = oneshot::channel();
+        let (news, dropped) = ((batch.stream, batch.sequence), batch.dropped);
+        let events = self.receive(snid, name, batch);
+        {
+            // In one step: whoever is cut off has either left no trace, or the whole batch; and who sends it again is
+            // answered after it, not before.
+            let mut shared = self.shared.lock();
+            let events = if shared.is_news(snid, news) {
+                self.metrics.audit_events.inc_by(events.len() as u64);
+                self.metrics.audit_dropped_by_managers.inc_by(dropped);
+                shared.publish(&events);
+                events
+            } else {
+                Vec::new()
+            };
+            room.send(Job { events, written });
+        }
+        done.await.map_err(|_| Ended)
+    }
+
+    /// The events of a batch as they are kept.
+    fn receive(&self, snid: SnId, name: &str, batch: AuditBatch) -> Vec<AuditEvent> {
+        let AuditBatch {
+            mut events,
+            dropped,
+            stream,
+            sequence,
+        } = batch;
+        if events.is_empty() && dropped > 0 {
+            events.push(loss(format!("{snid}-lost-{stream:016x}-{sequence}")));
+        }
         for event in &mut events {
             event.node_snid = snid;
             event.node_name = name.to_owned();
@@ -123,11 +184,7 @@ impl Audit {
         if let Some(first) = events.first_mut() {
             first.suppressed = first.suppressed.saturating_add(dropped);
         }
-        self.shared.lock().publish(&events);
-        let count = events.len() as u64;
-        if self.file.try_send(events).is_err() {
-            self.metrics.audit_file_dropped.inc_by(count);
-        }
+        events
     }
 
     /// Events from now on, after up to `replay` older ones; of one node, or of all. A reader who does not keep up
@@ -170,6 +227,19 @@ impl Audit {
 }
 
 impl Shared {
+    /// Whether a batch of a node, of this stream and number, is one that was not taken yet; it is from now on.
+    fn is_news(&mut self, snid: SnId, batch: (u64, u64)) -> bool {
+        let newest = self.newest.entry(snid).or_default();
+        // What is sent again is not older than what may be unanswered. Else a node that was set back to an earlier
+        // state, numbers and all, would not be heard.
+        let oldest = newest.1.saturating_sub(AUDIT_WINDOW as u64);
+        let again = newest.0 == batch.0 && batch.1 > oldest && batch.1 <= newest.1;
+        if !again {
+            *newest = batch;
+        }
+        !again
+    }
+
     fn publish(&mut self, events: &[AuditEvent]) {
         self.readers.retain_mut(|reader| reader.offer(events));
         for event in events {
@@ -200,6 +270,17 @@ impl Reader {
     }
 }
 
+/// An event that tells of events which nobody has any more; how many is in `suppressed`.
+fn loss(id: String) -> AuditEvent {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    AuditEvent {
+        id,
+        reason: "lost".to_owned(),
+        time_unix_ns: now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)),
+        ..AuditEvent::default()
+    }
+}
+
 /// Bounds a text from outside and takes out what could steer an administrator's terminal.
 fn tame(text: &mut String) {
     if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
@@ -215,7 +296,10 @@ struct LogFile {
     path: PathBuf,
     limit: u64,
     file: File,
-    length: u64,
+    /// Where the file has to end before anything is written: behind the last write that succeeded.
+    torn: Option<u64>,
+    /// Whether it ends in the middle of a line, which a server that was killed has left.
+    open_line: bool,
 }
 
 /// One line of the file.
@@ -280,32 +364,88 @@ impl LogFile {
     fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create(true)
+            .read(true)
             .append(true)
             .mode(0o600)
             .open(&path)?;
-        let length = file.metadata()?.len();
+        let mut last = [b'\n'];
+        if let Some(at) = file.metadata()?.len().checked_sub(1) {
+            file.read_exact_at(&mut last, at)?;
+        }
         Ok(Self {
             path,
             limit,
             file,
-            length,
+            torn: None,
+            open_line: last != [b'\n'],
         })
     }
 
-    fn append(&mut self, events: &[AuditEvent]) -> io::Result<()> {
-        if self.length >= self.limit {
-            let mut older = self.path.clone().into_os_string();
-            older.push(".1");
-            std::fs::rename(&self.path, older)?;
-            *self = Self::open(self.path.clone(), self.limit)?;
+    /// Writes the events of some batches, again and again until it succeeds.
+    fn append_at_last(&mut self, batches: &[Job], metrics: &Metrics) {
+        let mut failed = false;
+        while let Err(error) = self.append(batches.iter().flat_map(|job| &job.events)) {
+            metrics.audit_write_failures.inc();
+            if !failed {
+                tracing::error!(
+                    %error,
+                    path = %self.path.display(),
+                    "audit events cannot be written; managers keep theirs until they can"
+                );
+            }
+            failed = true;
+            std::thread::sleep(RETRY);
         }
+        if failed {
+            tracing::info!(path = %self.path.display(), "audit events are written again");
+        }
+    }
+
+    /// Writes all of these events to the disk, or none.
+    fn append<'a>(&mut self, events: impl Iterator<Item = &'a AuditEvent>) -> io::Result<()> {
         let mut lines = Vec::new();
         for event in events {
             serde_json::to_writer(&mut lines, &Line::from(event))?;
             lines.push(b'\n');
         }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.make_ready()?;
+        if self.open_line {
+            lines.insert(0, b'\n');
+        }
+        let end = self.file.metadata()?.len();
+        self.torn = Some(end);
         self.file.write_all(&lines)?;
-        self.length += lines.len() as u64;
+        self.file.sync_data()?;
+        (self.torn, self.open_line) = (None, false);
+        Ok(())
+    }
+
+    /// Sees to it that the file is the one that its path names, whole, and not too long.
+    fn make_ready(&mut self) -> io::Result<()> {
+        if let Some(end) = self.torn {
+            // Somebody else may have cut it meanwhile.
+            let end = end.min(self.file.metadata()?.len());
+            self.file.set_len(end)?;
+            self.torn = None;
+        }
+        let ours = self.file.metadata()?;
+        let there = match std::fs::metadata(&self.path) {
+            Ok(there) => (there.dev(), there.ino()) == (ours.dev(), ours.ino()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if there && ours.len() >= self.limit {
+            let mut older = self.path.clone().into_os_string();
+            older.push(".1");
+            std::fs::rename(&self.path, older)?;
+        } else if there {
+            return Ok(());
+        }
+        // Put aside, now, or by an attempt that went no further; or moved by somebody else.
+        *self = Self::open(self.path.clone(), self.limit)?;
         Ok(())
     }
 }
@@ -336,11 +476,28 @@ mod tests {
             .collect()
     }
 
-    #[test]
-    fn node_speaks_for_itself_only() {
+    /// Has the audit take events of a node, as the batch of a number.
+    async fn take(audit: &Audit, snid: SnId, sequence: u64, ids: impl IntoIterator<Item = usize>) {
+        let batch = AuditBatch {
+            events: ids.into_iter().map(event).collect(),
+            dropped: 0,
+            stream: 1,
+            sequence,
+        };
+        audit.take(snid, "n", batch).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn node_speaks_for_itself_only() {
         let (_directory, audit) = audit(10, 1 << 20);
         let mut all = audit.subscribe(0, None).unwrap();
-        audit.ingest(7, "munster", vec![event(1)], 3);
+        let batch = AuditBatch {
+            events: vec![event(1)],
+            dropped: 3,
+            stream: 1,
+            sequence: 1,
+        };
+        audit.take(7, "munster", batch).await.unwrap();
         let shown = all.try_recv().unwrap();
         assert_eq!(
             (shown.node_snid, shown.node_name.as_str(), shown.suppressed),
@@ -348,11 +505,37 @@ mod tests {
         );
     }
 
-    #[test]
-    fn replay_is_the_newest_in_order_and_filtered() {
+    #[tokio::test]
+    async fn batch_is_in_the_file_when_it_is_taken_and_only_once() {
+        let (directory, audit) = audit(10, 1 << 20);
+        take(&audit, 1, 1, [0]).await;
+        take(&audit, 1, 2, [1]).await;
+        take(&audit, 1, 2, [1]).await;
+        take(&audit, 2, 2, [2]).await;
+        take(&audit, 1, 1, [0]).await;
+        // A manager that was started anew counts from the beginning.
+        let batch = AuditBatch {
+            events: vec![event(3)],
+            dropped: 0,
+            stream: 2,
+            sequence: 1,
+        };
+        audit.take(1, "n", batch).await.unwrap();
+        let file = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+        let written: Vec<String> = file
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| line["id"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(written, ["0", "1", "2", "3"]);
+        assert_eq!(ids(&mut audit.subscribe(9, None).unwrap()), written);
+    }
+
+    #[tokio::test]
+    async fn replay_is_the_newest_in_order_and_filtered() {
         let (_directory, audit) = audit(4, 1 << 20);
         for id in 0..6 {
-            audit.ingest(1 + id as u32 % 2, "n", vec![event(id)], 0);
+            take(&audit, 1 + id as u32 % 2, 1 + id as u64, [id]).await;
         }
         assert_eq!(ids(&mut audit.subscribe(3, None).unwrap()), ["3", "4", "5"]);
         assert_eq!(
@@ -362,13 +545,13 @@ mod tests {
         assert_eq!(ids(&mut audit.subscribe(9, Some(1)).unwrap()), ["2", "4"]);
     }
 
-    #[test]
-    fn slow_reader_loses_his_own_events_and_is_told_how_many() {
+    #[tokio::test]
+    async fn slow_reader_loses_his_own_events_and_is_told_how_many() {
         let (_directory, audit) = audit(4, 1 << 20);
         let mut slow = audit.subscribe(0, None).unwrap();
-        audit.ingest(1, "n", (0..READER_QUEUE + 5).map(event).collect(), 0);
+        take(&audit, 1, 1, 0..READER_QUEUE + 5).await;
         assert_eq!(ids(&mut slow).len(), READER_QUEUE);
-        audit.ingest(1, "n", vec![event(0)], 0);
+        take(&audit, 1, 2, [0]).await;
         assert_eq!(slow.try_recv().unwrap().suppressed, 5);
     }
 
@@ -399,11 +582,98 @@ mod tests {
         let path = directory.path().join("audit.jsonl");
         let mut log = LogFile::open(path.clone(), 100).unwrap();
         for id in 0..3 {
-            log.append(&[event(id)]).unwrap();
+            log.append([event(id)].iter()).unwrap();
         }
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         assert!(read(&path).contains("\"id\":\"2\""));
         assert!(read(&directory.path().join("audit.jsonl.1")).contains("\"id\":\"1\""));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn node_that_was_set_back_is_heard() {
+        let (_directory, audit) = audit(10, 1 << 20);
+        take(&audit, 1, 100, [0]).await;
+        take(&audit, 1, 97, [1]).await;
+        take(&audit, 1, 20, [2]).await;
+        take(&audit, 1, 21, [3]).await;
+        assert_eq!(ids(&mut audit.subscribe(9, None).unwrap()), ["0", "2", "3"]);
+    }
+
+    #[tokio::test]
+    async fn loss_alone_is_an_event() {
+        let (directory, audit) = audit(10, 1 << 20);
+        let batch = AuditBatch {
+            events: vec![],
+            dropped: 5,
+            stream: 1,
+            sequence: 1,
+        };
+        audit.take(7, "munster", batch).await.unwrap();
+        let file = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&file).unwrap();
+        assert_eq!(
+            (&line["reason"], &line["suppressed"], &line["node"]),
+            (&"lost".into(), &5.into(), &"munster".into())
+        );
+    }
+
+    fn log(directory: &tempfile::TempDir, limit: u64) -> LogFile {
+        LogFile::open(directory.path().join("audit.jsonl"), limit).unwrap()
+    }
+
+    fn written(directory: &tempfile::TempDir) -> Vec<String> {
+        let file = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+        file.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_written_whole_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = log(&directory, 1 << 20);
+        log.append([event(0)].iter()).unwrap();
+        let end = log.file.metadata().unwrap().len();
+        // As a disk that was full in the middle of a line leaves it.
+        log.file.write_all(b"{\"id\":").unwrap();
+        log.torn = Some(end);
+        log.append([event(1), event(2)].iter()).unwrap();
+        let lines = written(&directory);
+        assert_eq!(lines.len(), 3);
+        for (line, id) in lines.iter().zip(["0", "1", "2"]) {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["id"], id);
+        }
+    }
+
+    #[test]
+    fn line_that_a_killed_server_left_takes_no_other_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        log(&directory, 1 << 20)
+            .file
+            .write_all(b"{\"id\":")
+            .unwrap();
+        let mut log = log(&directory, 1 << 20);
+        log.append([event(1)].iter()).unwrap();
+        log.append([event(2)].iter()).unwrap();
+        let lines = written(&directory);
+        assert_eq!((lines.len(), lines[0].as_str()), (3, "{\"id\":"));
+        assert!(lines[1].contains("\"id\":\"1\"") && lines[2].contains("\"id\":\"2\""));
+    }
+
+    #[test]
+    fn file_that_somebody_moved_is_begun_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        for limit in [1 << 20, 1] {
+            let mut log = log(&directory, limit);
+            log.append([event(0)].iter()).unwrap();
+            std::fs::remove_file(&log.path).unwrap();
+            log.append([event(1)].iter()).unwrap();
+            let lines = written(&directory);
+            assert!(
+                lines.len() == 1 && lines[0].contains("\"id\":\"1\""),
+                "{lines:?}"
+            );
+            std::fs::remove_file(&log.path).unwrap();
+        }
     }
 }

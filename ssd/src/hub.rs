@@ -277,7 +277,7 @@ mod tests {
 
     fn hello(policy_version: u64) -> v1::Hello {
         v1::Hello {
-            protocol: 1,
+            protocol: dsi_proto::PROTOCOL,
             policy_version,
             ..v1::Hello::default()
         }

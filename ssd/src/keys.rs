@@ -24,20 +24,28 @@ impl Prf for SipHash {
     }
 
     fn siphash_u64x3(key: &[u8; 16], words: [u64; 3]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(key);
-        words
-            .iter()
-            .for_each(|word| hasher.write(&word.to_le_bytes()));
-        hasher.finish()
+        sip(key, &words)
+    }
+
+    fn siphash_u64x4(key: &[u8; 16], words: [u64; 4]) -> u64 {
+        sip(key, &words)
     }
 
     fn siphash_u64x6(key: &[u8; 16], words: [u64; 6]) -> u64 {
-        let mut hasher = SipHasher24::new_with_key(key);
-        words
-            .iter()
-            .for_each(|word| hasher.write(&word.to_le_bytes()));
-        hasher.finish()
+        sip(key, &words)
     }
+
+    fn siphash_u64x7(key: &[u8; 16], words: [u64; 7]) -> u64 {
+        sip(key, &words)
+    }
+}
+
+fn sip(key: &[u8; 16], words: &[u64]) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(key);
+    words
+        .iter()
+        .for_each(|word| hasher.write(&word.to_le_bytes()));
+    hasher.finish()
 }
 
 /// A receive secret, drawn at random.

@@ -38,8 +38,8 @@ pub struct Metrics {
     pub audit_events: Counter,
     /// Audit events that managers had to drop.
     pub audit_dropped_by_managers: Counter,
-    /// Audit events that did not get into the file.
-    pub audit_file_dropped: Counter,
+    /// Attempts to write audit events that failed; each is made again until it succeeds.
+    pub audit_write_failures: Counter,
 }
 
 impl Metrics {
@@ -94,9 +94,9 @@ impl Metrics {
             metrics.audit_dropped_by_managers.clone(),
         );
         registry.register(
-            "audit_events_not_written",
-            "Audit events that did not get into the file",
-            metrics.audit_file_dropped.clone(),
+            "audit_write_failures",
+            "Failed attempts to write audit events, each made again until it succeeds",
+            metrics.audit_write_failures.clone(),
         );
         (metrics, registry)
     }

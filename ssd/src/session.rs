@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dsi_proto::v1::{self, FromManager, ToManager, from_manager, to_manager};
+use dsi_proto::{AUDIT_BATCH, AUDIT_WINDOW};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -27,7 +28,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub const OUT_QUEUE: usize = 4;
 
 /// Oldest and newest protocol spoken here.
-const PROTOCOLS: std::ops::RangeInclusive<u32> = 1..=dsi_proto::PROTOCOL;
+const PROTOCOLS: std::ops::RangeInclusive<u32> = 2..=dsi_proto::PROTOCOL;
 
 /// What a manager has been sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,13 +140,17 @@ pub async fn start(
         node_map_version: None,
         policy_version: hello.policy_version,
     };
+    let (audit, batches) = mpsc::channel(AUDIT_WINDOW);
     tokio::spawn(async move {
         tokio::select! {
+            biased;
+            // First: what comes after a newer session began is not this one's to say.
             () = session.ended().cancelled() => {
                 // The manager is told, if it still reads, that this is no fault of its own.
                 let _ = outgoing.try_send(Err(Status::unavailable("this session has ended; connect again")));
             }
-            () = receive(&context, &session, snid, &name, &mut incoming) => {}
+            () = receive(&context, &session, snid, &name, &mut incoming, audit) => {}
+            () = audited(&context, snid, &name, batches, &outgoing) => {}
             () = send(&context, snid, sent, &outgoing) => {}
         }
         drop(session);
@@ -185,6 +190,7 @@ async fn receive(
     snid: SnId,
     name: &str,
     incoming: &mut Streaming<FromManager>,
+    audit: mpsc::Sender<v1::AuditBatch>,
 ) {
     loop {
         match incoming.message().await {
@@ -201,10 +207,18 @@ async fn receive(
                     session.report(&state, context.clock.unix_ms());
                     rotation::note(context, snid, &state).await;
                 }
+                // What a manager says of itself does not wait behind a slow disk.
                 from_manager::Body::Audit(batch) => {
-                    context
-                        .audit
-                        .ingest(snid, name, batch.events, batch.dropped)
+                    let is_one = batch.events.len() <= AUDIT_BATCH && batch.sequence > 0;
+                    if !is_one || audit.try_send(batch).is_err() {
+                        tracing::warn!(
+                            node = name,
+                            snid,
+                            "a batch of audit events without a number, with more than {AUDIT_BATCH} events, or \
+                             beside {AUDIT_WINDOW} unanswered ones ends the stream"
+                        );
+                        return;
+                    }
                 }
                 from_manager::Body::Hello(_) => {
                     tracing::warn!(node = name, snid, "a second Hello ends the stream");
@@ -218,6 +232,30 @@ async fn receive(
                 tracing::debug!(node = name, snid, %status, "the manager's stream broke");
                 return;
             }
+        }
+    }
+}
+
+/// Has a manager's events written, and tells it of each batch that is.
+async fn audited(
+    context: &Context,
+    snid: SnId,
+    name: &str,
+    mut batches: mpsc::Receiver<v1::AuditBatch>,
+    outgoing: &mpsc::Sender<Result<ToManager, Status>>,
+) {
+    while let Some(batch) = batches.recv().await {
+        let sequence = batch.sequence;
+        if context.audit.take(snid, name, batch).await.is_err() {
+            return;
+        }
+        let taken = to_manager::Body::AuditTaken(v1::AuditTaken { sequence });
+        if outgoing
+            .send(Ok(ToManager { body: Some(taken) }))
+            .await
+            .is_err()
+        {
+            return;
         }
     }
 }

@@ -131,6 +131,11 @@ impl FakeKernel {
             .expect("the module is loaded")
     }
 
+    /// Whether the manager has taken every notice.
+    pub fn is_heard(&self) -> bool {
+        self.shared.0.lock().notices.is_empty()
+    }
+
     /// The module refuses a packet.
     pub fn deny(&self, event: Event) {
         self.shared

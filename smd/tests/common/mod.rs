@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use dsi_proto::profile::Profile;
 use dsi_proto::signature::{self, Signer};
@@ -28,7 +28,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use uuid::Uuid;
 
 use kernel::FakeKernel;
@@ -36,16 +36,41 @@ use kernel::FakeKernel;
 /// How long anything may take before a test gives up; nothing takes nearly that long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Waits for something that has to happen; a test that waits for ever says nothing.
+pub async fn within<T>(what: &str, happens: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, happens)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for: {what}"))
+}
+
 /// Looks again and again until something is as it should be.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look().await {
-            return found;
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(start.elapsed() < DEADLINE, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    within(what, looking).await
+}
+
+/// The next message of a stream.
+pub async fn next<T>(what: &str, stream: &mut Streaming<T>) -> T {
+    within(what, stream.message())
+        .await
+        .unwrap()
+        .unwrap_or_else(|| panic!("the stream has ended before: {what}"))
+}
+
+/// All messages of a stream.
+pub async fn collect<T>(stream: &mut Streaming<T>) -> Result<Vec<T>, Status> {
+    let mut all = Vec::new();
+    while let Some(message) = stream.message().await? {
+        all.push(message);
     }
+    Ok(all)
 }
 
 /// Something that runs until it is stopped.
@@ -68,9 +93,8 @@ impl Running {
     /// Stops it, in order.
     pub async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(DEADLINE, self.task)
+        within("it stops", self.task)
             .await
-            .expect("it stops")
             .expect("it did not panic");
     }
 }
@@ -254,11 +278,7 @@ impl Cluster {
             .apply_policy(request)
             .await?
             .into_inner();
-        let mut all = Vec::new();
-        while let Some(message) = progress.message().await? {
-            all.push(message);
-        }
-        Ok(all)
+        within("every node has answered", collect(&mut progress)).await
     }
 
     pub async fn nodes(&self) -> Vec<v1::Node> {

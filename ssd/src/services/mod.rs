@@ -13,8 +13,8 @@ pub mod manager;
 /// Longest message of a node that joins.
 pub const MAX_JOIN: usize = 64 << 10;
 
-/// Longest message of a manager.
-pub const MAX_FROM_MANAGER: usize = 4 << 20;
+/// Longest message of a manager: a full batch of audit events, each text of which is as long as it may be, is 200 KiB.
+pub const MAX_FROM_MANAGER: usize = 256 << 10;
 
 fn status_of(error: &ProposeError) -> Status {
     match error {
