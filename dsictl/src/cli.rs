@@ -17,6 +17,8 @@ Exit codes:
   3  no server, or no kernel module, could be reached
   4  the policy is invalid
   5  not permitted
+`policy can`, `policy test` and `policy diff` end with 0 or 1 to answer yes or no: 1 is denied, an expectation not met,
+a decision that differs; 2 and above say that there is no answer.
 `dsictl run` ends as its command does; 126 and 127 say that the command could not be executed or found.
 
 Examples:
@@ -273,6 +275,31 @@ pub enum Policy {
         after_help = "Examples:\n  dsictl policy show\n  dsictl policy show 3 --xml > three.xml"
     )]
     Show(PolicyShow),
+    /// Ask what a policy decides, and which rule decides it
+    ///
+    /// SUBJECT and OBJECT are zones by name or ScID, with @NODE on one node, else on any; a machine that is no node is
+    /// outside, outside:192.0.2.7 or outside:192.0.2.0/24. PERMISSION is one of the policy language, with its class
+    /// where several have it (network:send), else each is answered; `execute` asks for a transition of SUBJECT by a
+    /// binary labelled OBJECT, `host` whether node SUBJECT may speak for zone OBJECT. System permissions have no OBJECT.
+    /// What is left open is asked of all nodes, addresses and ports there are; if the answer depends on it, each case
+    /// is shown.
+    #[command(
+        after_help = "Ends with 0 if it is allowed, with 1 if not or not always, with 2 or more if there is no answer.\n\nExamples:\n  dsictl policy can phonemania@munster network:send ringbell@colby\n  dsictl policy can --policy shop.xml outside:198.51.100.7 connect shop --port 443\n  dsictl policy can --policy telecom.xml default execute phonemania\n  dsictl policy can phonemania net_admin"
+    )]
+    Can(PolicyCan),
+    /// Hold a policy against files of expectations, without a cluster
+    ///
+    /// One expectation a line: allow or deny, then a question as of `policy can`, with port N, from port N and becomes
+    /// ZONE instead of options. # starts a comment. What is left open has to be allowed, or denied, throughout.
+    #[command(
+        after_help = "Ends with 0 if all are met, with 1 if not, with 2 or more if they could not be tested.\n\nExamples:\n  dsictl policy test --policy telecom.xml telecom.expect\n  dsictl --json policy test --policy shop.xml shop.expect | jq '.expectations[] | select(.met | not)'\n\nA file:\n  allow phonemania@munster network:send ringbell@colby\n  deny  outside:198.51.100.0/24 connect shop port 443   # banned\n  allow default execute phonemania becomes phonemania\n  deny  phonemania load_module"
+    )]
+    Test(PolicyTest),
+    /// List every decision in which two policies differ
+    #[command(
+        after_help = "Ends with 0 if no decision differs, with 1 if one does, with 2 or more if they could not be compared.\n\nExamples:\n  dsictl policy diff old.xml new.xml\n  dsictl policy diff --in-force new.xml\n  dsictl --json policy diff --in-force new.xml | jq '.changes[] | select(.now == \"allowed\")'"
+    )]
+    Diff(PolicyDiff),
     /// List the policies that the server holds, newest first
     #[command(after_help = "Examples:\n  dsictl policy history")]
     History,
@@ -329,6 +356,58 @@ pub struct PolicyShow {
     /// Print the XML that it was made from, byte for byte
     #[arg(long)]
     pub xml: bool,
+}
+
+/// `dsictl policy can`
+#[derive(Debug, Args)]
+pub struct PolicyCan {
+    /// Who: ZONE, ZONE@NODE or outside[:ADDRESS]
+    pub subject: String,
+    /// May do what: PERMISSION or CLASS:PERMISSION
+    pub permission: String,
+    /// To whom: ZONE, ZONE@NODE or outside[:ADDRESS]
+    pub object: Option<String>,
+    /// Policy that is asked; the newest that the server holds if it is left out
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// Port or range of the object, if one end is outside
+    #[arg(long, value_name = "PORTS")]
+    pub port: Option<String>,
+    /// Port or range of the subject, of datagrams to or from outside
+    #[arg(long, value_name = "PORTS")]
+    pub from_port: Option<String>,
+    /// Of `execute`: what the process has to become
+    #[arg(long, value_name = "ZONE")]
+    pub becomes: Option<String>,
+}
+
+/// `dsictl policy test`
+#[derive(Debug, Args)]
+pub struct PolicyTest {
+    /// Files of expectations
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Policy that is tested; the newest that the server holds if it is left out
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+}
+
+/// `dsictl policy diff`
+#[derive(Debug, Args)]
+pub struct PolicyDiff {
+    /// The policy before (XML), or with --in-force the one after
+    #[arg(value_name = "A")]
+    pub first: PathBuf,
+    /// The policy after (XML)
+    #[arg(
+        value_name = "B",
+        required_unless_present = "in_force",
+        conflicts_with = "in_force"
+    )]
+    pub second: Option<PathBuf>,
+    /// Compare with the newest policy that the server holds
+    #[arg(long)]
+    pub in_force: bool,
 }
 
 /// `dsictl run`

@@ -13,12 +13,24 @@ mod status;
 
 use crate::{
     cli::{Audit, Cli, Cluster, Command, Key, Label, Node, Policy},
-    failure::Failure,
+    failure::{Exit, Failure},
     output::Output,
 };
 
-/// Runs the command that was given.
-pub fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
+/// Runs the command that was given; the exit code says how it went.
+pub fn run(cli: Cli, output: &Output) -> Result<Exit, Failure> {
+    let profile = cli.profile.as_path();
+    // These end with 1 to say no, so that a failure must not.
+    let answered = match &cli.command {
+        Command::Policy(Policy::Can(arguments)) => policy::can(arguments, profile, output),
+        Command::Policy(Policy::Test(arguments)) => policy::test(arguments, profile, output),
+        Command::Policy(Policy::Diff(arguments)) => policy::diff(arguments, profile, output),
+        _ => return carry_out(cli, output).map(|()| Exit::Ok),
+    };
+    answered.map_err(|failure| Failure::Unanswered(Box::new(failure)))
+}
+
+fn carry_out(cli: Cli, output: &Output) -> Result<(), Failure> {
     let profile = cli.profile.as_path();
     match cli.command {
         Command::Cluster(Cluster::Init(arguments)) => cluster::init(&arguments, profile, output),
@@ -35,6 +47,8 @@ pub fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
         Command::Policy(Policy::Compile(arguments)) => policy::compile(&arguments, profile, output),
         Command::Policy(Policy::Apply(arguments)) => policy::apply(&arguments, profile, output),
         Command::Policy(Policy::Show(arguments)) => policy::show(&arguments, profile, output),
+        // Answered above.
+        Command::Policy(Policy::Can(_) | Policy::Test(_) | Policy::Diff(_)) => Ok(()),
         Command::Policy(Policy::History) => policy::history(profile, output),
         Command::Run(arguments) => run::run(&arguments),
         Command::Audit(Audit::Tail(arguments)) => audit::tail(&arguments, profile, output),

@@ -7,7 +7,7 @@ use dsi_proto::{
     files::FileError, netlink::NetlinkError, policy::PolicyFault, profile::ProfileError,
     signature::SignatureError, tls::ConnectError,
 };
-use dsp_schema::{CompileError, Faults};
+use dsp_schema::{CompileError, Faults, foresight::ForesightError};
 use ssd::bootstrap::InitError;
 use tonic::Code;
 
@@ -20,7 +20,7 @@ pub enum Exit {
     Ok = 0,
     /// Refused or failed.
     Failed = 1,
-    /// The command line is wrong.
+    /// The command line is wrong. Of `policy can`, `test` and `diff` also that there is no answer.
     Usage = 2,
     /// No server, or no module, could be reached.
     Unreachable = 3,
@@ -117,6 +117,20 @@ pub enum Failure {
     /// The policy has faults.
     #[error("{0}")]
     Faults(Box<Faults>),
+    /// A question, or a file of expectations, has faults.
+    #[error("{0}")]
+    Questions(Box<Faults>),
+    /// The policy cannot be asked.
+    #[error("{policy}: {source}")]
+    Foresight {
+        /// What it is called.
+        policy: String,
+        /// Why.
+        source: ForesightError,
+    },
+    /// Why a command has no answer, of those that end with 1 to say no.
+    #[error(transparent)]
+    Unanswered(Box<Failure>),
     /// The policy gives no image.
     #[error("{}: {source}", file.display())]
     Compile {
@@ -223,8 +237,14 @@ impl Failure {
             },
             Self::Label(error) => error.exit(),
             Self::SomeFiles { exit, .. } => *exit,
-            Self::Faults(_) | Self::Compile { .. } => Exit::InvalidPolicy,
-            Self::NameWithoutPolicy { .. } | Self::UnknownName { .. } => Exit::Usage,
+            Self::Faults(_) | Self::Compile { .. } | Self::Foresight { .. } => Exit::InvalidPolicy,
+            Self::Unanswered(cause) => match cause.exit() {
+                Exit::Failed => Exit::Usage,
+                other => other,
+            },
+            Self::Questions(_) | Self::NameWithoutPolicy { .. } | Self::UnknownName { .. } => {
+                Exit::Usage
+            }
             Self::Execute { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 Exit::NoCommand
             }
@@ -280,6 +300,7 @@ impl Failure {
                 "do not use it; compare the profile's anchor.der with that of another administrator".to_owned()
             }
             Self::Label(error) => return error.help(),
+            Self::Unanswered(cause) => return cause.help(),
             Self::NotInForce { .. } => {
                 "`dsictl status` shows each node's state; a node that comes back gets the policy by itself".to_owned()
             }

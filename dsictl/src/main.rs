@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     };
     let output = Output::new(cli.json);
     match commands::run(cli, &output) {
-        Ok(()) => failure::Exit::Ok.into(),
+        Ok(exit) => exit.into(),
         Err(failure) => {
             output.failure(&failure);
             failure.exit().into()

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 
 /// A result: the same facts, as JSON by `Serialize`, as text by `text`.
 pub trait Report: Serialize {
@@ -98,24 +98,33 @@ impl Output {
     /// Prints why a command failed.
     pub fn failure(&self, failure: &Failure) {
         let mut err = io::stderr().lock();
+        let exit = failure.exit();
+        let failure = match failure {
+            Failure::Unanswered(cause) => cause,
+            other => other,
+        };
         // With the standard error gone there is nobody left to tell.
         let _ = if self.json {
-            json_failure(&mut err, failure)
+            json_failure(&mut err, failure, exit)
         } else {
             text_failure(&mut err, failure)
         };
     }
 }
 
-fn json_failure(err: &mut dyn Write, failure: &Failure) -> io::Result<()> {
+fn json_failure(err: &mut dyn Write, failure: &Failure, exit: Exit) -> io::Result<()> {
     let (error, detail) = match failure {
         Failure::Faults(faults) => ("the policy is invalid".to_owned(), Detail::Faults(faults)),
+        Failure::Questions(faults) => (
+            "the question is not understood".to_owned(),
+            Detail::Faults(faults),
+        ),
         other => (other.to_string(), Detail::Nothing {}),
     };
     let report = FailureReport {
         error,
         help: failure.help(),
-        exit: failure.exit() as u8,
+        exit: exit as u8,
         detail,
     };
     serde_json::to_writer_pretty(&mut *err, &report)?;
@@ -123,7 +132,7 @@ fn json_failure(err: &mut dyn Write, failure: &Failure) -> io::Result<()> {
 }
 
 fn text_failure(err: &mut dyn Write, failure: &Failure) -> io::Result<()> {
-    if let Failure::Faults(faults) = failure {
+    if let Failure::Faults(faults) | Failure::Questions(faults) = failure {
         let color = io::stderr().is_terminal()
             && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         return err.write_all(dsp_schema::report::render(faults, color).as_bytes());

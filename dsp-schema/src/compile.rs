@@ -118,6 +118,7 @@ fn contents(dsp: &Dsp, input: &CompileInput) -> Contents {
         default_allow: dsp.default_allow,
         reject: dsp.reject,
         unload: dsp.unload,
+        every_packet: dsp.every_packet,
         // A document has fewer rules than bytes, and those are bounded far below 2^32.
         rules: dsp.rules.len() as u32,
         labels: labels

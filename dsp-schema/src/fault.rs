@@ -258,6 +258,40 @@ pub enum FaultKind {
         /// New ScID of the other one.
         other: u32,
     },
+    /// A question ends before it is one.
+    MissingPart {
+        /// What is missing.
+        what: &'static str,
+    },
+    /// A word of a question that nothing can be made of.
+    StrayPart {
+        /// The word.
+        found: String,
+    },
+    /// A part of a question that stands twice.
+    RepeatedPart {
+        /// Its word.
+        what: &'static str,
+    },
+    /// A permission of several classes where one is needed.
+    Ambiguous {
+        /// The permission.
+        word: String,
+        /// The classes that have it.
+        classes: Vec<&'static str>,
+    },
+    /// A port in a question whose answer does not depend on it.
+    IdlePort {
+        /// Whether the question is about the world outside.
+        outside: bool,
+    },
+    /// A question that nobody asks, for want of an end that is a zone, or of one that is outside.
+    WrongEnds {
+        /// Whether it is multicast.
+        multicast: bool,
+    },
+    /// A node for a socket or process, which is always on the subject's.
+    NodeOfObject,
 }
 
 impl FaultKind {
@@ -296,6 +330,13 @@ impl FaultKind {
             Self::GrantAndDeny { .. } => "grant-and-deny",
             Self::TwoTransitions { .. } => "two-transitions",
             Self::TwoLabels { .. } => "two-labels",
+            Self::MissingPart { .. } => "missing-part",
+            Self::StrayPart { .. } => "stray-part",
+            Self::RepeatedPart { .. } => "repeated-part",
+            Self::Ambiguous { .. } => "ambiguous-permission",
+            Self::IdlePort { .. } => "idle-port",
+            Self::WrongEnds { .. } => "wrong-ends",
+            Self::NodeOfObject => "node-of-object",
         }
     }
 
@@ -388,6 +429,26 @@ impl FaultKind {
             } => format!(
                 "contradictory rules: sockets of {protocol} port {port} get ScID {new} here and {other} elsewhere"
             ),
+            Self::MissingPart { what } => format!("the {what} is missing"),
+            Self::StrayPart { found } => format!("{found} has no place here"),
+            Self::RepeatedPart { what } => format!("{what} stands here twice"),
+            Self::Ambiguous { word, classes } => {
+                format!(
+                    "{word} is a permission of several classes: {}",
+                    classes.join(", ")
+                )
+            }
+            Self::IdlePort { outside: true } => {
+                "of a connection, and of multicast, no rule names this port".into()
+            }
+            Self::IdlePort { .. } => "no rule names a port if both ends are in the cluster".into(),
+            Self::WrongEnds { multicast: true } => {
+                "multicast is a permission between a zone and outside".into()
+            }
+            Self::WrongEnds { .. } => "one end has to be a zone".into(),
+            Self::NodeOfObject => {
+                "a process reaches sockets and processes of its own node only".into()
+            }
         }
     }
 
@@ -492,6 +553,26 @@ impl FaultKind {
                 }
             }
             Self::TwoTransitions { .. } | Self::TwoLabels { .. } => "keep one of the two rules".into(),
+            Self::MissingPart { .. } => {
+                "a question is SUBJECT PERMISSION OBJECT, as in: phonemania@munster network:send ringbell".into()
+            }
+            Self::StrayPart { .. } => "take it out".into(),
+            Self::RepeatedPart { .. } => "keep one; a range is written 8800-8899".into(),
+            Self::Ambiguous { word, classes } => {
+                let words: Vec<String> = classes.iter().map(|class| format!("{class}:{word}")).collect();
+                format!("write {}", words.join(" or "))
+            }
+            Self::IdlePort { outside: true } => {
+                "rules name the port of the target; leave the other one out".into()
+            }
+            Self::IdlePort { .. } => {
+                "leave it out; a socket of such a port is of the ScID that a <socket_label> gives it".into()
+            }
+            Self::WrongEnds { multicast: true } => {
+                "for what a zone sends to groups the object is outside, for what it receives the subject".into()
+            }
+            Self::WrongEnds { .. } => "packets between machines outside are none of DSI's business".into(),
+            Self::NodeOfObject => "name the node of the subject: SUBJECT@NODE".into(),
         }
     }
 }

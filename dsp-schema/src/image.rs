@@ -32,6 +32,8 @@ pub struct Contents {
     pub reject: bool,
     /// The module may be unloaded while the policy is enforcing.
     pub unload: bool,
+    /// Each TCP segment carries a label; otherwise those of the handshake do.
+    pub every_packet: bool,
     /// Number of rules: the largest rule id.
     pub rules: u32,
     /// Socket labels, no key twice.
@@ -231,6 +233,7 @@ impl Contents {
             | flag(self.default_allow, flags::DEFAULT_ALLOW)
             | flag(self.reject, flags::REJECT)
             | flag(self.unload, flags::UNLOAD)
+            | flag(self.every_packet, flags::EVERY_PACKET)
             | flag(
                 self.networks.iter().any(|e| !e.source_node.is_none()),
                 flags::SOURCE_NODES,

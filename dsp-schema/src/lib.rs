@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! bytes ──parse──▶ Dsp (model, checked) ──compile──▶ image ──dsi_engine::Image::validate──▶ view
+//!                                                              view ──foresight──▶ answers, differences
 //! ```
 //!
 //! Pure functions: nothing here reads a file, a clock or the network, and equal input gives equal bytes.
@@ -11,6 +12,7 @@
 mod check;
 pub mod compile;
 pub mod fault;
+pub mod foresight;
 pub mod image;
 pub mod model;
 pub mod names;

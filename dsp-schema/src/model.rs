@@ -19,6 +19,8 @@ pub struct Dsp {
     pub reject: bool,
     /// Whether the module may be unloaded while the policy is enforcing.
     pub unload: bool,
+    /// Whether each TCP segment carries a label; otherwise those of the handshake do.
+    pub every_packet: bool,
     /// Zones that it names.
     pub contexts: Vec<Context>,
     /// Nodes that it names.

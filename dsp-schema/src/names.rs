@@ -67,6 +67,13 @@ impl Names {
         }
     }
 
+    /// The names that the policy gives to ScIDs.
+    pub fn contexts(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.contexts
+            .iter()
+            .map(|(scid, name)| (*scid, name.as_str()))
+    }
+
     /// The name of a node.
     pub fn node(&self, snid: u32) -> Option<&str> {
         self.nodes.get(&snid).map(String::as_str)

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 //! Shows that the policies in the documentation are policies: each XML block of docs/dsp.md parses and compiles, a
-//! bare rule within a document that declares what the page declares.
+//! bare rule within a document that declares what the page declares. Its expectations are met by the example that they
+//! are about.
 
 use dsi_engine::image::Image;
+use dsp_schema::foresight::{Compiled, Verdict};
 use dsp_schema::{CompileInput, compile, parse};
 
 #[test]
@@ -34,4 +36,35 @@ fn every_policy_of_the_documentation_compiles() {
         blocks += 1;
     }
     assert!(blocks >= 6, "only {blocks} blocks found");
+}
+
+#[test]
+fn the_expectations_of_the_documentation_are_met() {
+    let page = include_str!("../../docs/dsp.md");
+    let block = page
+        .split("```expect\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let example = include_bytes!("../examples/outside.xml");
+    let policy = Compiled::new(parse("outside.xml", example).unwrap()).unwrap();
+    let expectations = policy
+        .expectations("docs/dsp.md", block.as_bytes())
+        .unwrap_or_else(|faults| panic!("{faults}"));
+    assert_eq!(expectations.len(), 6);
+    for expectation in expectations {
+        let met = if expectation.allowed {
+            Verdict::Allowed
+        } else {
+            Verdict::Denied
+        };
+        assert_eq!(
+            policy.answer(&expectation.question).verdict(),
+            met,
+            "{}",
+            expectation.text
+        );
+    }
 }

@@ -2,10 +2,13 @@
 //! Shows that every document of the language gives an image that validates and decides as its rules say, that damaged
 //! text gives faults and never a panic, and that a large document is no special case.
 
+mod generate;
+
 use dsi_engine::image::{Image, SocketLabelEntry};
 use dsi_engine::outside::Address;
 use dsi_engine::{NetworkPermission, Peer, Remote, ScId, SnId, SocketPermission};
 use dsp_schema::{CompileInput, NAMESPACE, compile, parse, report};
+use generate::{document, rule};
 use proptest::prelude::*;
 use std::fmt::Write;
 
@@ -20,125 +23,9 @@ const INPUT: CompileInput = CompileInput {
     version: 1,
 };
 
-/// Permissions by name, in the order of their bits.
-fn list(element: &str, names: &[&str], bits: u16) -> String {
-    let named: Vec<&str> = names
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| bits & 1 << n != 0)
-        .map(|(_, name)| *name)
-        .collect();
-    if named.is_empty() {
-        String::new()
-    } else {
-        format!("<{element}>{}</{element}>", named.join(" "))
-    }
-}
-
-/// A rule as XML. Grants only even permissions and denies only odd ones, so that no two rules contradict each other.
-fn rule() -> impl Strategy<Value = String> {
-    const SOCKET: [&str; 8] = [
-        "create",
-        "bind",
-        "connect",
-        "listen",
-        "accept",
-        "send",
-        "receive",
-        "create_unmediated",
-    ];
-    const NETWORK: [&str; 4] = ["send", "receive", "connect", "multicast"];
-    const PROCESS: [&str; 5] = ["signal", "trace", "unix_connect", "unix_send", "use_fd"];
-    const SYSTEM: [&str; 8] = [
-        "load_module",
-        "bpf",
-        "boot",
-        "raw_io",
-        "trace_kernel",
-        "net_admin",
-        "label",
-        "sys_admin",
-    ];
-    const PLACES: [&str; 5] = [
-        "<address>192.0.2.0/24</address>",
-        "<address>192.0.2.7</address><port>53</port>",
-        "<address>2001:db8::/32</address><port>1-99</port>",
-        "<address>0.0.0.0/0</address>",
-        "<port>443</port>",
-    ];
-    const NAMES: [&str; 4] = ["2", "default", "10", "twenty"];
-    let zone = || prop::sample::select(NAMES.to_vec());
-    let end = || prop_oneof![4 => prop::sample::select(NAMES.to_vec()), 1 => Just("outside")];
-    let node = || prop_oneof![Just(None), Just(Some("1")), Just(Some("munster"))];
-    let optional = |element: &'static str, value: Option<&'static str>| {
-        value.map_or(String::new(), |value| {
-            format!("<{element}>{value}</{element}>")
-        })
-    };
-    prop_oneof![
-        (zone(), node(), zone(), 1_u16..256).prop_map(move |(source, node, target, bits)| format!(
-            "<socket_permission><source_ScID>{source}</source_ScID>{}<target_ScID>{target}</target_ScID>{}{}\
-             </socket_permission>",
-            optional("source_SnID", node),
-            list("grant", &SOCKET, bits & 0x55),
-            list("deny", &SOCKET, bits & 0xAA | u16::from(bits & 0x55 == 0) << 1),
-        )),
-        (zone(), node(), zone(), 1_u16..32).prop_map(move |(source, node, target, bits)| format!(
-            "<process_permission><source_ScID>{source}</source_ScID>{}<target_ScID>{target}</target_ScID>{}{}\
-             </process_permission>",
-            optional("source_SnID", node),
-            list("grant", &PROCESS, bits & 0b10101),
-            list("deny", &PROCESS, bits & 0b01010 | u16::from(bits & 0b10101 == 0) << 1),
-        )),
-        (zone(), node(), 1_u16..256).prop_map(move |(source, node, bits)| format!(
-            "<system_permission><source_ScID>{source}</source_ScID>{}{}{}</system_permission>",
-            optional("source_SnID", node),
-            list("grant", &SYSTEM, bits & 0x55),
-            list("deny", &SYSTEM, bits & 0xAA | u16::from(bits & 0x55 == 0) << 1),
-        )),
-        (zone(), prop::sample::select(PLACES.to_vec()), any::<bool>(), 1_u16..16).prop_map(move |(zone, place, out, bits)| {
-            let (source, target) = if out { (zone, "outside") } else { ("outside", zone) };
-            format!(
-                "<network_permission><source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>{place}{}{}\
-                 </network_permission>",
-                list("grant", &NETWORK, bits & 0b101),
-                list("deny", &NETWORK, bits & 0b1010 | u16::from(bits & 0b101 == 0) << 1),
-            )
-        }),
-        (end(), node(), end(), node(), 1_u16..16).prop_map(move |(source, from, target, to, bits)| format!(
-            "<network_permission>{}<source_ScID>{source}</source_ScID><target_ScID>{target}</target_ScID>{}{}{}\
-             </network_permission>",
-            optional("source_SnID", from.filter(|_| source != "outside")),
-            optional("target_SnID", to.filter(|_| target != "outside")),
-            list("grant", &NETWORK, bits & 0b101),
-            list("deny", &NETWORK, bits & 0b1010 | u16::from(bits & 0b101 == 0) << 1),
-        )),
-        (zone(), zone()).prop_map(|(parent, binary)| format!(
-            "<transition><parent_ScID>{parent}</parent_ScID><binary_ScID>{binary}</binary_ScID><new_ScID>{binary}\
-             </new_ScID></transition>"
-        )),
-        (zone(), prop::sample::select(vec!["1", "munster", "9"]))
-            .prop_map(|(scid, node)| format!("<hosting><SnID>{node}</SnID><ScID>{scid}</ScID></hosting>")),
-        (1_u16.., 1_u16..).prop_map(|(a, b)| format!(
-            "<socket_label><protocol>udp</protocol><port>{}-{}</port><new_ScID>10</new_ScID></socket_label>",
-            a.min(b),
-            a.max(b)
-        )),
-    ]
-}
-
-fn document(rules: &[String]) -> String {
-    format!(
-        "<DSP xmlns=\"{NAMESPACE}\" mode=\"enforcing\">\n<contexts><context ScID=\"10\" name=\"ten\"/>\
-         <context ScID=\"20\" name=\"twenty\"/></contexts>\n<nodes><node SnID=\"1\" name=\"munster\"/></nodes>\n\
-         <rules>\n{}\n</rules>\n</DSP>\n",
-        rules.join("\n")
-    )
-}
-
 proptest! {
     #[test]
-    fn every_document_compiles_to_an_image_that_validates(rules in proptest::collection::vec(rule(), 0..30)) {
+    fn every_document_compiles_to_an_image_that_validates(rules in proptest::collection::vec(rule(false), 0..30)) {
         let text = document(&rules);
         let dsp = parse("policy.xml", text.as_bytes()).map_err(|faults| TestCaseError::fail(faults.to_string()))?;
         prop_assert_eq!(dsp.rules.len(), rules.len());

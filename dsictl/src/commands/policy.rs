@@ -2,18 +2,24 @@
 //! `dsictl policy`: from the administrator's XML to what every kernel of the cluster enforces.
 
 mod apply;
+mod diff;
+mod foresight;
 
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use dsi_proto::{files, profile::Profile, signature, v1};
+use dsi_proto::{files, policy::VerifiedPolicy, profile::Profile, signature, v1};
 use dsp_schema::{CompileInput, Dsp, MAX_SOURCE_LEN};
 use serde::Serialize;
 use uuid::Uuid;
 
-pub use self::apply::apply;
+pub use self::{
+    apply::apply,
+    diff::diff,
+    foresight::{can, test},
+};
 use crate::{
     cli::{PolicyCompile, PolicyShow, PolicyValidate},
     failure::Failure,
@@ -278,11 +284,14 @@ impl Report for Shown {
     }
 }
 
-/// `dsictl policy show`
-pub fn show(arguments: &PolicyShow, profile: &Path, output: &Output) -> Result<(), Failure> {
+/// A policy from the server, the newest if no version is given, and what the server says of it.
+fn fetch(
+    profile: &Path,
+    version: Option<u64>,
+) -> Result<(v1::PolicyInfo, VerifiedPolicy), Failure> {
     let session = Session::open(profile)?;
     let request = v1::GetPolicyRequest {
-        version: arguments.version.unwrap_or_default(),
+        version: version.unwrap_or_default(),
     };
     let answer = session.talk(async |mut client| {
         let answer = client.get_policy(request).await;
@@ -300,6 +309,12 @@ pub fn show(arguments: &PolicyShow, profile: &Path, output: &Output) -> Result<(
     let policy =
         dsi_proto::policy::verify(bundle, &session.anchor()?, session.profile.cluster.uuid)
             .map_err(|source| Failure::Untrusted { version, source })?;
+    Ok((info, policy))
+}
+
+/// `dsictl policy show`
+pub fn show(arguments: &PolicyShow, profile: &Path, output: &Output) -> Result<(), Failure> {
+    let (info, policy) = fetch(profile, arguments.version)?;
     let signed_by = policy.signer().subject.clone();
     let source = policy.into_bundle().source;
     if arguments.xml && !output.is_json() {

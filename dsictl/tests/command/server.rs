@@ -6,7 +6,7 @@ use std::{
     fs,
     net::SocketAddr,
     process::Stdio,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -129,6 +129,7 @@ enum Temper {
 struct Manager {
     out: mpsc::Sender<FromManager>,
     stop: CancellationToken,
+    batches: AtomicU64,
 }
 
 impl Drop for Manager {
@@ -209,7 +210,11 @@ impl Manager {
                 }
             }
         });
-        Self { out, stop }
+        Self {
+            out,
+            stop,
+            batches: AtomicU64::new(0),
+        }
     }
 
     /// Reports a refusal of its kernel.
@@ -217,6 +222,8 @@ impl Manager {
         let batch = v1::AuditBatch {
             events: vec![event],
             dropped: 0,
+            stream: 1,
+            sequence: self.batches.fetch_add(1, Ordering::Relaxed) + 1,
         };
         world
             .runtime
@@ -231,7 +238,7 @@ impl Temper {
     /// What becomes of the node's state; whether it is told.
     fn takes(self, order: to_manager::Body, state: &mut v1::State) -> bool {
         match (self, order) {
-            (Self::Silent, _) => return false,
+            (Self::Silent, _) | (_, to_manager::Body::AuditTaken(_)) => return false,
             (Self::Willing, to_manager::Body::Policy(policy)) => {
                 state.policy_version = policy.version;
                 state.mode = "enforcing".to_owned();
@@ -381,6 +388,55 @@ fn a_policy_goes_to_every_node_and_its_history_is_kept() {
         "{shown:?}"
     );
     world.dsictl(&["policy", "show", "9"]).ends(1);
+}
+
+#[test]
+fn the_policy_in_force_is_asked_and_compared() {
+    let world = World::start();
+    let question = ["policy", "can", "maintenance", "network:send", "ringbell"];
+    // Before there is one there is no answer, which is not 'no'.
+    let none = world.dsictl(&question).ends(2);
+    assert!(
+        none.stderr.contains("no policy has been applied yet"),
+        "{none:?}"
+    );
+    let (old, new) = (
+        example("two-operators.xml"),
+        example("two-operators-changed.xml"),
+    );
+    world.dsictl(&["policy", "apply", &old]).ends(0);
+    let run = world.dsictl(&question).ends(0);
+    assert!(
+        run.stdout.contains("\"maintenance-ringbell\" (policy 1:"),
+        "{run:?}"
+    );
+    world
+        .dsictl(&["policy", "diff", "--in-force", &old])
+        .ends(0);
+    let run = world
+        .dsictl(&["policy", "diff", "--in-force", &new])
+        .ends(1);
+    assert!(
+        run.stdout
+            .contains("- maintenance may no longer send datagrams to ringbell (network)\n"),
+        "{run:?}"
+    );
+    world.dsictl(&["policy", "apply", &new]).ends(0);
+    let run = world.dsictl(&question).ends(1);
+    assert!(run.stdout.contains("denied: no rule grants it"), "{run:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let expectations = directory.path().join("after.expect");
+    fs::write(&expectations, "deny maintenance network:send ringbell\n").unwrap();
+    let run = world
+        .dsictl(&["policy", "test", &expectations.display().to_string()])
+        .ends(0);
+    assert_eq!(run.stdout, "policy 2: 1 passed, 0 failed\n");
+
+    // A policy that the policy signers did not sign answers nothing.
+    let stranger = dsi_proto::signature::generate_signer("stranger").unwrap();
+    fs::write(world.cluster.file("anchor.der"), stranger.certificate_der()).unwrap();
+    let run = world.dsictl(&question).ends(2);
+    assert!(run.stderr.contains("is not to be trusted"), "{run:?}");
 }
 
 #[test]

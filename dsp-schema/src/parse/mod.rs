@@ -5,6 +5,7 @@
 //! Nesting needs no bound of its own: neither the XML parser nor this reader recurses, and an element deeper than a
 //! rule's values is an unknown element that is not entered.
 
+mod questions;
 mod rules;
 mod values;
 mod xml;
@@ -20,6 +21,8 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use values::{Numeral, numeral, shown};
 use xml::Value;
+
+pub(crate) use questions::{expectations, questions};
 
 /// Most nodes of a document's tree; a bound on memory.
 const MAX_NODES: u32 = 16_000_000;
@@ -114,6 +117,25 @@ struct Declared {
     snid_of: HashMap<String, SnId>,
 }
 
+impl Declared {
+    /// What a document declared.
+    fn by(dsp: &Dsp) -> Self {
+        Self {
+            scid_of: dsp
+                .contexts
+                .iter()
+                .map(|context| (context.name.clone(), context.scid))
+                .collect(),
+            scids: dsp.contexts.iter().map(|context| context.scid.0).collect(),
+            snid_of: dsp
+                .nodes
+                .iter()
+                .map(|node| (node.name.clone(), node.snid))
+                .collect(),
+        }
+    }
+}
+
 struct Reader<'s> {
     source: &'s Source,
     faults: Vec<Fault>,
@@ -134,7 +156,14 @@ impl<'s> Reader<'s> {
         }
         self.attributes(
             root,
-            &["version_label", "mode", "default", "refusal", "unload"],
+            &[
+                "version_label",
+                "mode",
+                "default",
+                "refusal",
+                "unload",
+                "tcp_labels",
+            ],
         );
         let version_label = root.attribute("version_label").map(str::to_owned);
         let mode = match self.keyword_attribute(root, "mode", &["enforcing", "permissive"]) {
@@ -152,6 +181,9 @@ impl<'s> Reader<'s> {
         let reject = self.keyword_attribute(root, "refusal", &["drop", "reject"]) == Some("reject");
         let unload =
             self.keyword_attribute(root, "unload", &["refuse", "permit"]) == Some("permit");
+        let every_packet =
+            self.keyword_attribute(root, "tcp_labels", &["handshake", "every-packet"])
+                == Some("every-packet");
 
         let [contexts, nodes, rules] = self.children(root, SECTIONS, [false, false, true]);
         let contexts = contexts.map_or_else(Vec::new, |section| self.contexts(section));
@@ -163,6 +195,7 @@ impl<'s> Reader<'s> {
             default_allow,
             reject,
             unload,
+            every_packet,
             contexts,
             nodes,
             rules,

@@ -93,29 +93,34 @@ impl Reader<'_> {
 
     pub(super) fn scid(&mut self, node: Node<'_, '_>, zone: Zone) -> Option<ScId> {
         let value = self.value(node)?;
+        self.scid_of(&value, zone, node.tag_name().name())
+    }
+
+    /// The ScID that a value gives by number or name; `what` has it.
+    pub(super) fn scid_of(&mut self, value: &Value, zone: Zone, what: &str) -> Option<ScId> {
         let scid = match numeral(&value.text) {
             Numeral::Not => match value.text.as_str() {
                 "default" => ScId::DEFAULT,
                 "outside" => ScId::OUTSIDE,
                 name => match self.declared.scid_of.get(name) {
                     Some(scid) => *scid,
-                    None => return self.unknown_name(Id::ScId, &value),
+                    None => return self.unknown_name(Id::ScId, value),
                 },
             },
             Numeral::Number(found @ 0..=1) => {
-                return self.none(FaultKind::Reserved { found }, value.span);
+                return self.none(FaultKind::Reserved { found }, value.span.clone());
             }
             number => {
-                let scid = self.in_range(Id::ScId, number, &value)?;
+                let scid = self.in_range(Id::ScId, number, value)?;
                 if scid != ScId::DEFAULT.0 && !self.declared.scids.contains(&scid) {
-                    return self.none(FaultKind::Undeclared { found: scid }, value.span);
+                    return self.none(FaultKind::Undeclared { found: scid }, value.span.clone());
                 }
                 ScId(scid)
             }
         };
         if scid == ScId::OUTSIDE && zone == Zone::Inside {
-            let element = node.tag_name().name().to_owned();
-            return self.none(FaultKind::OutsideNotAllowed { element }, value.span);
+            let element = what.to_owned();
+            return self.none(FaultKind::OutsideNotAllowed { element }, value.span.clone());
         }
         Some(scid)
     }
@@ -130,12 +135,17 @@ impl Reader<'_> {
 
     pub(super) fn snid(&mut self, node: Node<'_, '_>) -> Option<SnId> {
         let value = self.value(node)?;
+        self.snid_of(&value)
+    }
+
+    /// The SnID that a value gives by number or name.
+    pub(super) fn snid_of(&mut self, value: &Value) -> Option<SnId> {
         match numeral(&value.text) {
             Numeral::Not => match self.declared.snid_of.get(&value.text) {
                 Some(snid) => Some(*snid),
-                None => self.unknown_name(Id::SnId, &value),
+                None => self.unknown_name(Id::SnId, value),
             },
-            number => self.in_range(Id::SnId, number, &value).and_then(SnId::node),
+            number => self.in_range(Id::SnId, number, value).and_then(SnId::node),
         }
     }
 
