@@ -3,11 +3,12 @@
 
 KERNEL ?= newest
 PACKETS ?= 1000000
+CYCLES ?= 500
 SECONDS ?= 60
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests check-kernels fuzz build module guest bench-kernel kernels fmt clean
+.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests check-kernels check-debug soak fuzz build module guest bench-kernel kernels fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +35,14 @@ check-programs: setup ## Redis, nginx and PostgreSQL, unchanged, each in its zon
 check-selftests: setup ## the kernel's own network selftests, with the module and without it
 	@FILTER=selftests/ scripts/check qemu
 
+soak: setup ## 500 loads and unloads (CYCLES=<number>) under verified traffic: no byte lost, nothing left
+	@DSI_SOAK_CYCLES=$(CYCLES) QEMU_LIMIT=$$((3600 + 30 * $(CYCLES))) FILTER=soak/ scripts/check qemu
+
 check-kernels: setup ## the QEMU suites on every stock kernel of the archive that has Rust (FILTER, KERNELS)
 	@scripts/check-kernels
+
+check-debug: setup ## the QEMU suites on a kernel with KASAN, lockdep, kmemleak and UBSAN (FILTER); an hour or more
+	@scripts/check-debug
 
 fuzz: setup ## fuzz what bytes of others reach, with coverage, for SECONDS (60)
 	@env -u SECONDS scripts/fuzz $(SECONDS)
@@ -49,7 +56,7 @@ module: setup ## dsm.ko for KERNEL, into target/module/<release>
 guest: setup ## the disk images of the test nodes
 	@scripts/guest-image $(KERNEL)
 
-bench-kernel: setup ## instructions per operation: bare kernel, hooks only, full; into target/bench/kernel.json
+bench-kernel: setup ## instructions per operation, beside other systems; into target/bench/kernel.json
 	@scripts/bench-kernel
 
 kernels: setup ## the stock kernels of the archive that a module can be built for

@@ -18,7 +18,7 @@ probe.settimeout(5)
 
 
 def barrier():
-    for _ in range(12):
+    for _ in range(36):
         token = os.urandom(8)
         probe.sendto(token, echo)
         try:

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -103,7 +104,8 @@ fn perform(ask: &Ask, children: &Arc<Children>) -> io::Result<Answer> {
             if matches!(children.lock().get(pid), Some(None)) {
                 send_group_signal(*pid);
             }
-            Ok(join(*pid, Duration::from_secs(10), children))
+            // What it held, such as a port, is free only when it has ended.
+            Ok(join(*pid, Duration::from_secs(180), children))
         }
         Ask::WaitLine {
             path,
@@ -174,59 +176,75 @@ fn exec(command: &Command, timeout: Duration) -> io::Result<Ended> {
             let _ = stdin.write_all(&data);
         }
     });
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
-    let (status, timed_out) = wait_until(&mut child, deadline)?;
-    // A grandchild that keeps the pipes open must not hold up the answer for ever.
-    let drained = Instant::now() + Duration::from_secs(1);
-    while !(stdout.is_finished() && stderr.is_finished()) && Instant::now() < drained {
+    let mut outputs = [
+        Output::of(child.stdout.take())?,
+        Output::of(child.stderr.take())?,
+    ];
+    let (status, timed_out) = wait_until(&mut child, deadline, &mut outputs)?;
+    // A grandchild may still have to say something, but must not hold up the answer for ever. What the program itself
+    // has said is in the pipes and is read, however late that is.
+    let said = Instant::now() + Duration::from_secs(1);
+    loop {
+        let over = Instant::now() >= said;
+        outputs.iter_mut().try_for_each(Output::read)?;
+        if over || outputs.iter().all(|output| output.pipe.is_none()) {
+            break;
+        }
         thread::sleep(LOOK);
     }
+    let [stdout, stderr] = outputs.map(|output| Bytes(output.data));
     Ok(Ended {
         code: status.code(),
         signal: status.signal(),
         timed_out,
-        stdout: stdout.take(),
-        stderr: stderr.take(),
+        stdout,
+        stderr,
     })
 }
 
-/// What a thread has read from a pipe so far.
-struct Collected {
-    data: Arc<Mutex<Vec<u8>>>,
-    thread: thread::JoinHandle<()>,
+/// What a program has said on a pipe so far.
+struct Output {
+    pipe: Option<File>,
+    data: Vec<u8>,
 }
 
-impl Collected {
-    fn is_finished(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    fn take(self) -> Bytes {
-        Bytes(std::mem::take(
-            &mut *self.data.lock().unwrap_or_else(PoisonError::into_inner),
-        ))
-    }
-}
-
-fn collect(pipe: Option<impl Read + Send + 'static>) -> Collected {
-    let data = Arc::new(Mutex::new(Vec::new()));
-    let shared = Arc::clone(&data);
-    let thread = thread::spawn(move || {
-        let Some(mut pipe) = pipe else { return };
-        let mut buffer = [0; 4096];
-        while let Ok(len @ 1..) = pipe.read(&mut buffer) {
-            shared
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend_from_slice(&buffer[..len]);
+impl Output {
+    fn of(pipe: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
+        let pipe = pipe.map(|pipe| File::from(pipe.into()));
+        if let Some(pipe) = &pipe {
+            rustix::io::ioctl_fionbio(pipe, true)?;
         }
-    });
-    Collected { data, thread }
+        Ok(Self {
+            pipe,
+            data: Vec::new(),
+        })
+    }
+
+    /// Takes what is in the pipe, if it is not filled all the while: more than a pipe holds. Forgets the pipe when nobody
+    /// can say anything more.
+    fn read(&mut self) -> io::Result<()> {
+        let mut buffer = [0; 1 << 16];
+        for _ in 0..16 {
+            let Some(pipe) = &mut self.pipe else { break };
+            match pipe.read(&mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(len) => self.data.extend_from_slice(&buffer[..len]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }
 
-fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<(ExitStatus, bool)> {
+fn wait_until(
+    child: &mut Child,
+    deadline: Instant,
+    outputs: &mut [Output],
+) -> io::Result<(ExitStatus, bool)> {
     loop {
+        outputs.iter_mut().try_for_each(Output::read)?;
         if let Some(status) = child.try_wait()? {
             return Ok((status, false));
         }

@@ -14,7 +14,14 @@ use crate::switch::Switch;
 use crate::vm::{Phase, Vm, VmSpec};
 
 /// How long a guest may take to boot on a busy machine.
-const BOOT_PATIENCE: Duration = Duration::from_secs(300);
+const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+
+/// How much more memory a kernel with its checkers on (`scripts/debug-kernel`) wants.
+const DEBUG_MEMORY: u32 = 3;
+
+/// What a kernel with its checkers on is told besides: under KASAN, an interrupt that comes while the kernel finds out
+/// what the processor can do takes addresses of five levels for wild ones.
+const DEBUG_ARGS: &[&str] = &["no5lvl"];
 
 /// A node that a suite wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,11 +133,12 @@ impl Cluster {
                 index,
                 ip: address(index),
                 cpus: spec.cpus,
-                memory_mib: spec.memory_mib,
+                memory_mib: spec.memory_mib * if images.is_debug() { DEBUG_MEMORY } else { 1 },
                 kaslr: spec.kaslr,
                 kernel_args: spec
                     .kernel_args
                     .iter()
+                    .chain(if images.is_debug() { DEBUG_ARGS } else { &[] })
                     .map(|arg| (*arg).to_owned())
                     .collect(),
                 qemu_args: spec.qemu_args.iter().map(|arg| (*arg).to_owned()).collect(),

@@ -36,7 +36,11 @@ const COMPLAINTS: &[&str] = &[
     "refcount_t:",
     "list_add corruption",
     "list_del corruption",
-    "kmemleak:",
+    "new suspected memory leaks",
+    "kmemleak: Memory pool empty",
+    "kmemleak: Cannot allocate",
+    "possible deadlock",
+    "ODEBUG:",
     "unregister_netdevice: waiting",
     "stack-protector:",
     "rust_kernel: panicked",
@@ -149,6 +153,7 @@ mod tests {
         for line in [
             "[   12.345678] BUG: unable to handle page fault for address: ffff",
             "[   12.345678] WARNING: CPU: 0 PID: 1 at net/core/dev.c:1 x+0x1/0x2",
+            "[   60.000000] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
             "[    1.000000] rcu: INFO: rcu_preempt self-detected stall on CPU",
         ] {
             assert!(is_complaint(line), "{line}");
@@ -156,6 +161,7 @@ mod tests {
         for line in [
             "WARNING: this is a program's line",
             "[    1.000000] dsm: policy 3 is in force",
+            "[    0.100000] kmemleak: Kernel memory leak detector initialized (mem pool available: 64000)",
             "[not a time] BUG: x",
             "",
         ] {

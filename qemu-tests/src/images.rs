@@ -106,6 +106,11 @@ impl Images {
 }
 
 impl Images {
+    /// Whether the kernel is one of `scripts/debug-kernel`, with its checkers on.
+    pub fn is_debug(&self) -> bool {
+        self.release.contains("-debug-")
+    }
+
     /// Adds what suites with these needs have besides.
     pub fn with(mut self, needs: &[Need]) -> Result<Self, Fault> {
         if needs.contains(&Need::Programs) {
@@ -198,6 +203,7 @@ impl Payload {
             "dsi-attack",
             "dsi-sock-probe",
             "dsi-escape",
+            "dsi-soak",
         ];
         if needs.contains(&Need::Servers) {
             names.extend(["smd", "ssd", "dsictl"]);
@@ -223,18 +229,18 @@ impl Payload {
         self.files.insert(guest.to_owned(), host.into());
     }
 
-    /// Adds the files of a directory, if there is one.
+    /// Adds the files of a directory and of those in it, if there is one.
     pub fn add_dir(&mut self, guest: &str, host: &Path) -> Result<(), Fault> {
         if !host.is_dir() {
             return Ok(());
         }
         for entry in fs::read_dir(host).map_err(Fault::host("read", host))? {
             let entry = entry.map_err(Fault::host("read", host))?;
+            let name = format!("{guest}/{}", entry.file_name().to_string_lossy());
             if entry.path().is_file() {
-                self.add(
-                    &format!("{guest}/{}", entry.file_name().to_string_lossy()),
-                    entry.path(),
-                );
+                self.add(&name, entry.path());
+            } else {
+                self.add_dir(&name, &entry.path())?;
             }
         }
         Ok(())

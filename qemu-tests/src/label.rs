@@ -48,18 +48,33 @@ impl Label {
     /// The code that this label must carry on this packet under `key`. A fragment behind the first one
     /// has no ports and takes its first one's label: those of a whole packet are asked for.
     pub fn expected_mac(&self, packet: &Ipv4, ports: (u16, u16), key: &[u8; 16]) -> u64 {
+        siphash(key, &self.covered(packet, ports))
+    }
+
+    /// The same for a label that also covers where the sequence numbers of its connection start: the
+    /// sender's and, but on its first packet, the receiver's.
+    pub fn expected_stream_mac(
+        &self,
+        packet: &Ipv4,
+        (sender, receiver): (u32, Option<u32>),
+        key: &[u8; 16],
+    ) -> u64 {
+        let [head, source, target] = self.covered(packet, packet.ports().unwrap_or_default());
+        let opening = u64::from(receiver.is_none()) << 40;
+        let starts = u64::from(sender) << 32 | u64::from(receiver.unwrap_or(0));
+        siphash(key, &[head | 1 << 56 | opening, source, target, starts])
+    }
+
+    fn covered(&self, packet: &Ipv4, ports: (u16, u16)) -> [u64; 3] {
         let address = |address: Ipv4Addr| u64::from(u32::from(address));
-        siphash(
-            key,
-            &[
-                u64::from(self.version) << 60
-                    | u64::from(self.epoch) << 48
-                    | u64::from(packet.protocol) << 32
-                    | u64::from(self.snid),
-                u64::from(self.scid) << 32 | address(packet.source),
-                address(packet.destination) << 32 | u64::from(ports.0) << 16 | u64::from(ports.1),
-            ],
-        )
+        [
+            u64::from(self.version) << 60
+                | u64::from(self.epoch) << 48
+                | u64::from(packet.protocol) << 32
+                | u64::from(self.snid),
+            u64::from(self.scid) << 32 | address(packet.source),
+            address(packet.destination) << 32 | u64::from(ports.0) << 16 | u64::from(ports.1),
+        ]
     }
 }
 

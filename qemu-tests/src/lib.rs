@@ -14,6 +14,7 @@ pub mod enrol;
 pub mod fault;
 pub mod images;
 pub mod label;
+pub mod leaks;
 pub mod node;
 pub mod pcap;
 pub mod protocol;

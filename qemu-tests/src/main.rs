@@ -10,7 +10,8 @@ const USAGE: &str =
     "usage: dsi-qemu-tests [--list] [--filter TEXT] [--kernel RELEASE] [--jobs N] [--no-build]
 Boots nodes in QEMU and runs the suites on them. Logs go to target/qemu/SUITE/NODE/.
 --list            tells the tests
---filter TEXT     only tests whose 'suite/test' contains TEXT; 'programs' and 'selftests' only run if TEXT begins so
+--filter TEXT     only tests whose 'suite/test' contains TEXT, or one of TEXT,TEXT,...; 'programs', 'selftests' and
+                  'soak' only run if it begins so
 --kernel RELEASE  the stock kernel to run on (newest)
 --jobs N          suites at the same time (1)
 --no-build        takes the programs as they are

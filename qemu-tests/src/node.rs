@@ -291,7 +291,7 @@ impl Drop for Process {
     fn drop(&mut self) {
         if !self.ended.load(Ordering::Relaxed) {
             // A node that is gone has no programs.
-            let _ = self.link.ask(Ask::Kill { pid: self.pid }, GRACE);
+            let _ = self.link.ask(Ask::Kill { pid: self.pid }, PATIENCE);
         }
     }
 }
@@ -374,6 +374,24 @@ impl Process {
         }
     }
 
+    /// What its process waits for, in the words of the guest's kernel.
+    fn whereabouts(&self) -> Result<String, Fault> {
+        let script = "cd /proc/$1 && grep -E '^(Name|State|Sig|Shd)' status; head -n 20 wchan syscall stack; ls -l fd; \
+                      ss -tanpe | head -n 40; uptime";
+        let argv = ["sh", "-c", script, "whereabouts", &self.pid.to_string()];
+        let ask = Ask::Exec {
+            command: Command {
+                argv: argv.map(str::to_owned).to_vec(),
+                ..Command::default()
+            },
+            timeout_ms: millis(PATIENCE),
+        };
+        match self.link.ask(ask, PATIENCE)? {
+            Answer::Ended(ended) => Ok(String::from_utf8_lossy(&ended.stdout.0).into_owned()),
+            answer => Err(self.link.odd("a look at a process", &answer)),
+        }
+    }
+
     /// Waits for its end; fails if it goes on. Returns the exit code, or `None` if a signal ended it.
     pub fn join(&self) -> Result<Option<i32>, Failure> {
         self.join_for(PATIENCE)
@@ -393,8 +411,10 @@ impl Process {
                 Ok(ended.code)
             }
             Answer::Running => Err(Failure::new(format!(
-                "{}: {} has not ended in time",
-                self.link.node, self.name
+                "{}: {} has not ended in time; it is where its process is:\n{}",
+                self.link.node,
+                self.name,
+                self.whereabouts()?
             ))),
             answer => Err(self.link.odd("waiting for a program's end", &answer).into()),
         }
@@ -526,6 +546,20 @@ impl Node {
         self.command(&["bash", "-c", script]).run()
     }
 
+    /// The address of its network card.
+    pub fn mac(&self) -> Result<[u8; 6], Failure> {
+        let output = self.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
+        let bytes: Option<Vec<u8>> = output
+            .stdout
+            .trim()
+            .split(':')
+            .map(|byte| u8::from_str_radix(byte, 16).ok())
+            .collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| Failure::new(format!("no address of Ethernet: {}", output.describe())))
+    }
+
     /// Starts a program in the background.
     pub fn spawn(&self, name: &str, argv: &[&str]) -> Result<Process, Failure> {
         self.command(argv).spawn(name)
@@ -605,7 +639,7 @@ impl Node {
 
     /// True if the agent answers.
     pub fn ping(&self) -> Result<(), Fault> {
-        match self.link.ask(Ask::Ping, Duration::from_secs(10))? {
+        match self.link.ask(Ask::Ping, PATIENCE)? {
             Answer::Done => Ok(()),
             answer => Err(self.link.odd("ping", &answer)),
         }

@@ -33,6 +33,26 @@ const SIGNALS: &str = "<process_permission><source_ScID>2</source_ScID><target_S
 </process_permission><process_permission><source_ScID>2</source_ScID><target_ScID>20</target_ScID><grant>signal</grant>\
 </process_permission>";
 
+/// Zones 10 and 20: ports 7010 to 7019 and 7020 to 7029, their own sockets, programs that the default zone starts in
+/// them; the default zone and zone 20 within themselves.
+pub const ZONES: &str = "
+<socket_label><protocol>udp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
+<socket_label><protocol>tcp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
+<socket_label><protocol>udp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
+<socket_label><protocol>tcp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
+<socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>
+  <grant>create bind connect listen accept send receive</grant></socket_permission>
+<socket_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID>
+  <grant>create bind connect listen accept send receive</grant></socket_permission>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>10</binary_ScID><new_ScID>10</new_ScID></transition>
+<transition><parent_ScID>2</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
+<network_permission><source_ScID>2</source_ScID><target_ScID>2</target_ScID><grant>send receive connect</grant></network_permission>
+<network_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID><grant>send receive connect</grant></network_permission>";
+
+/// Zone 10 within itself.
+pub const WITHIN_10: &str = "<network_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>\
+<grant>send receive connect</grant></network_permission>";
+
 /// A document with these rules, zones 10 and 20, and nodes 1 and 2.
 pub fn document(mode: &str, rules: &[&str]) -> String {
     format!(
@@ -41,6 +61,11 @@ pub fn document(mode: &str, rules: &[&str]) -> String {
          <node SnID=\"2\" name=\"colby\"/></nodes><rules>\n{}\n{SIGNALS}</rules></DSP>",
         rules.join("\n")
     )
+}
+
+/// The same document, with a label on each TCP segment.
+pub fn every_packet(document: &str) -> String {
+    document.replacen("<DSP ", "<DSP tcp_labels=\"every-packet\" ", 1)
 }
 
 /// A network permission between zones, from any node or, as `NODE`, from one.

@@ -5,16 +5,27 @@
 //! counted as passed.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, NodeSpec};
 use crate::fault::{Failure, Fault};
 use crate::images::{Images, Payload, build_programs, program_dir};
+use crate::leaks;
 use crate::suite::{Need, Suite, Test, TestResult};
+
+/// A test that takes so long is told of while it runs.
+const LONG: Duration = Duration::from_secs(300);
+
+/// What each suite ends with on a kernel that can tell.
+const LEAKS: Test = Test {
+    name: "module-has-lost-no-memory-ok",
+    run: leaks::none,
+};
 
 /// Lines of each log that a failure's report shows.
 const TAIL: usize = 15;
@@ -24,7 +35,7 @@ const TAIL: usize = 15;
 pub struct Options {
     /// The kernel's release, or `newest`.
     pub kernel: String,
-    /// Only tests whose whole name contains this.
+    /// Only tests whose whole name contains this, or one of these between commas.
     pub filter: Option<String>,
     /// Only tell the tests' names.
     pub list: bool,
@@ -74,8 +85,12 @@ fn select(suites: &[Suite], filter: Option<&str>) -> Vec<(Suite, Vec<Test>)> {
     suites
         .iter()
         .map(|suite| {
-            let wanted =
-                |test: &&Test| filter.is_none_or(|filter| whole_name(suite, test).contains(filter));
+            let wanted = |test: &&Test| {
+                filter.is_none_or(|filter| {
+                    let name = whole_name(suite, test);
+                    filter.split(',').any(|part| name.contains(part))
+                })
+            };
             (
                 *suite,
                 suite
@@ -192,17 +207,50 @@ fn prepare(needs: &[Need], kernel: &str, no_build: bool) -> Result<Ready, Fault>
     })
 }
 
+/// The tests that run now, and since when.
+#[derive(Default)]
+struct Underway(Mutex<BTreeMap<String, Instant>>);
+
+impl Underway {
+    fn of<T>(&self, name: &str, run: impl FnOnce() -> T) -> T {
+        let all = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all().insert(name.to_owned(), Instant::now());
+        let result = run();
+        all().remove(name);
+        result
+    }
+
+    /// Says which tests take long, so that whoever ends the run, and sees no more than this, knows where it stood.
+    fn watch(&self, ended: &mpsc::Receiver<()>) {
+        while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(LONG) {
+            for (name, since) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+                let since = since.elapsed();
+                if since >= LONG {
+                    println!("     {name} has been running for {} s", since.as_secs());
+                }
+            }
+        }
+    }
+}
+
 fn run_selected(selected: Vec<(Suite, Vec<Test>)>, jobs: usize, ready: &Ready) -> Counts {
     let queue = Mutex::new(selected.into_iter());
     let counts = Mutex::new(Counts::default());
+    let underway = Underway::default();
+    let (running, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
+        let (queue, counts, underway) = (&queue, &counts, &underway);
+        scope.spawn(move || underway.watch(&ended));
         for _ in 0..jobs.max(1) {
+            let running = running.clone();
             // One thread lives through a whole suite: its end would end the suite's guests.
-            scope.spawn(|| {
+            scope.spawn(move || {
+                // The watch ends with the last of these.
+                let _running = running;
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some((suite, tests)) = next else { break };
-                    let of_suite = run_suite(&suite, &tests, ready);
+                    let of_suite = run_suite(&suite, &tests, ready, underway);
                     counts
                         .lock()
                         .unwrap_or_else(PoisonError::into_inner)
@@ -210,16 +258,20 @@ fn run_selected(selected: Vec<(Suite, Vec<Test>)>, jobs: usize, ready: &Ready) -
                 }
             });
         }
+        drop(running);
     });
     counts.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready) -> Counts {
+fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready, underway: &Underway) -> Counts {
     let dir = ready.dir.join(suite.name);
     let mut counts = Counts::default();
     let rest = |done: usize| u32::try_from(tests.len() - done).unwrap_or(u32::MAX);
     println!("---- {}: {}", suite.name, suite.proves);
-    let mut cluster = match Cluster::boot(suite.nodes, &ready.images, &ready.payload, &dir) {
+    let booting = underway.of(&format!("{}/boot", suite.name), || {
+        Cluster::boot(suite.nodes, &ready.images, &ready.payload, &dir)
+    });
+    let mut cluster = match booting {
         Ok(cluster) => cluster,
         Err(fault) => {
             println!("FAULT {}: {fault}", suite.name);
@@ -242,7 +294,9 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready) -> Counts {
     );
 
     let marks = cluster.console_marks();
-    let setup = guarded(&mut cluster, suite.setup);
+    let setup = underway.of(&format!("{}/setup", suite.name), || {
+        guarded(&mut cluster, suite.setup)
+    });
     if let Err(failure) = setup {
         report(&format!("{}/setup", suite.name), &failure, &cluster, &marks);
         return match failure {
@@ -257,11 +311,12 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready) -> Counts {
             },
         };
     }
-    for (done, test) in tests.iter().enumerate() {
+    let last = ready.images.is_debug().then_some(LEAKS);
+    for (done, test) in tests.iter().chain(&last).enumerate() {
         let name = whole_name(suite, test);
         let begin = Instant::now();
         let marks = cluster.console_marks();
-        match guarded(&mut cluster, test.run) {
+        match underway.of(&name, || guarded(&mut cluster, test.run)) {
             Ok(()) => {
                 counts.passed += 1;
                 println!("PASS {name} ({:.1} s)", begin.elapsed().as_secs_f64());
@@ -372,6 +427,7 @@ mod tests {
             "two-denied"
         );
         assert!(select(&[SUITE], Some("three")).is_empty());
+        assert_eq!(select(&[SUITE], Some("three,one,two"))[0].1.len(), 2);
     }
 
     #[test]

@@ -325,7 +325,7 @@ impl Scenario {
             "-p",
             port,
             "--timeout-ms",
-            "20000",
+            "170000",
         ]
     }
 
@@ -358,19 +358,19 @@ impl Scenario {
             (
                 "colby",
                 "RingBellEP",
-                "-h colby -p 9000 -b munster -r 9001 --timeout-ms 30000",
+                "-h colby -p 9000 -b munster -r 9001 --timeout-ms 120000",
                 "connect on",
             ),
             (
                 "munster",
                 "PhoneManiaEP",
-                "-h munster -p 8800 -b colby -r 8801 --timeout-ms 30000",
+                "-h munster -p 8800 -b colby -r 8801 --timeout-ms 120000",
                 "connect on",
             ),
             (
                 "colby",
                 "PhoneManiaEP",
-                "-h colby -p 8800 -b munster -r 9001",
+                "-h colby -p 8800 -b munster -r 9001 --timeout-ms 10000",
                 "connect on",
             ),
         ];
@@ -415,7 +415,7 @@ impl Scenario {
             let node = cluster.node(node)?;
             node.run(&["rm", "-f", "/tmp/enough"])?.ok()?;
             let command = format!(
-                "{HOME}/TelecomClient -h {host} -p {port} --count 20 --until-file /tmp/enough --interval-ms 20 --timeout-ms 60000"
+                "{HOME}/TelecomClient -h {host} -p {port} --count 20 --until-file /tmp/enough --interval-ms 20 --timeout-ms 170000"
             );
             self.teller.started(node, &command);
             let client = node.spawn("customer", &["bash", "-c", &format!("exec {command}")])?;

@@ -17,8 +17,8 @@ use std::time::Duration;
 use crate::fault::Fault;
 use crate::pcap::{Frame, Writer, read};
 
-/// How long a node may take to accept a frame.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a node may take to accept a frame: longer than a busy host holds its process up.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Longest frame, with room for a large virtual MTU.
 const MAX_FRAME: usize = 65536;
 
@@ -31,10 +31,14 @@ struct Port {
     up: AtomicBool,
 }
 
+/// Which frames the network loses.
+type Loss = Box<dyn FnMut(&Frame) -> bool + Send>;
+
 struct Shared {
     ports: Vec<Port>,
     table: Mutex<HashMap<Mac, usize>>,
     capture: Mutex<Writer>,
+    loss: Mutex<Option<Loss>>,
     dropped: AtomicU64,
     stop: AtomicBool,
 }
@@ -82,6 +86,7 @@ impl Switch {
             ports,
             table: Mutex::default(),
             capture: Mutex::new(Writer::create(capture).map_err(Fault::host("create", capture))?),
+            loss: Mutex::default(),
             dropped: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
@@ -103,6 +108,16 @@ impl Switch {
         if let Some(port) = self.names.iter().position(|name| name == node) {
             self.shared.ports[port].up.store(up, Ordering::Relaxed);
         }
+    }
+
+    /// Loses the frames that `loss` says from now on; they are in the capture nevertheless.
+    pub fn lose(&self, loss: impl FnMut(&Frame) -> bool + Send + 'static) {
+        *lock(&self.shared.loss) = Some(Box::new(loss));
+    }
+
+    /// Loses none any more.
+    pub fn lose_none(&self) {
+        *lock(&self.shared.loss) = None;
     }
 
     /// Puts a frame on the network as a machine outside of the cluster would.
@@ -167,6 +182,11 @@ impl Shared {
         };
         if lock(&self.capture).frame(frame).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(loss) = lock(&self.loss).as_mut()
+            && loss(&Frame(frame.to_vec()))
+        {
+            return;
         }
         let known = {
             let mut table = lock(&self.table);

@@ -6,9 +6,15 @@
 // It must never know of DSI: it is the same program in every configuration.
 //
 // usage: workload measure            every operation; one line "op NAME INSTRUCTIONS LOWEST HIGHEST TIMES" each
-//        workload reach PORT         exit 0 if a datagram to 127.0.0.1:PORT comes back, 3 if nothing arrives
+//        workload reach PORT FROM USER   exit 0 if a datagram to 127.0.0.1:PORT, sent by this user from this local
+//                                    address, comes back; 3 if nothing arrives, or it may not be sent
 //        workload echo PORT          answers datagrams at 127.0.0.1:PORT until it is killed
+//        workload hold N             opens N/2 TCP connections to itself, prints "ready" and keeps both ends of each
+//        workload hold_udp N         as hold, with N UDP sockets, each of which has sent a datagram
+//        workload hold_processes N   as hold, with N processes
 //        workload exec LEFT ALL T0   inner step of the execve operation
+// With dsi_bench_sockets=N in its environment it starts "hold N" first, between sockets of its own, and measures two
+// operations more: there and back through sockets that are older than those N.
 // With dsi_bench_only=NAME in its environment it measures that operation alone.
 
 #define _GNU_SOURCE
@@ -18,19 +24,21 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
-enum { PAYLOAD = 64, CLIENTS = 16, BATCHES = 21, BULK = 64 * 1024, PORT_A = 4001, PORT_B = 4002, PORT_TCP = 4003 };
+enum { PAYLOAD = 64, CLIENTS = 16, BATCHES = 21, BULK = 64 * 1024, PORT_A = 4001, PORT_B = 4002, PORT_TCP = 4003, PORT_HOLD = 4005, PORT_OLD = 4006 };
 
 static const char *self;
 static const char *only; // name of the one operation to measure; NULL: all
@@ -243,12 +251,68 @@ static void measure_exec(void)
 		die("a program of the execve chain failed");
 }
 
+// A connected pair of UDP sockets at two ports from `port` on, and of TCP sockets through the port after them.
+static void pairs(int port, int udp[2], int tcp[2])
+{
+	struct sockaddr_in to[3] = { local(port), local(port + 1), local(port + 2) };
+	int one = 1, l = bound(SOCK_STREAM, port + 2);
+
+	for (int i = 0; i < 2; i++)
+		udp[i] = bound(SOCK_DGRAM, port + i);
+	for (int i = 0; i < 2; i++)
+		must(connect(udp[i], (struct sockaddr *)&to[1 - i], sizeof(to[0])));
+	must(listen(l, 1));
+	tcp[0] = must(socket(AF_INET, SOCK_STREAM, 0));
+	must(connect(tcp[0], (struct sockaddr *)&to[2], sizeof(to[2])));
+	tcp[1] = must(accept(l, NULL, NULL));
+	for (int i = 0; i < 2; i++)
+		must(setsockopt(tcp[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+	close(l);
+}
+
+// Another process that holds so many sockets; it stays until the machine is switched off.
+static void start_holder(const char *sockets)
+{
+	char line[64];
+	int ends[2];
+	FILE *says;
+	pid_t p;
+
+	fflush(stdout);
+	must(pipe(ends));
+	p = must(fork());
+	if (p == 0) {
+		must(dup2(ends[1], STDOUT_FILENO));
+		close(ends[0]);
+		close(ends[1]);
+		execl(self, self, "hold", sockets, (char *)NULL);
+		die("execl");
+	}
+	close(ends[1]);
+	says = fdopen(ends[0], "r");
+	if (!says || !fgets(line, sizeof(line), says) || strcmp(line, "ready\n") != 0)
+		die("another process was to hold sockets");
+	fclose(says);
+	printf("fact sockets %s of another process, connected\n", sockets);
+}
+
 static void measure_all(void)
 {
-	int one = 1, first;
+	int one = 1, first, old_udp[2], old_tcp[2];
+	const char *sockets = getenv("dsi_bench_sockets");
 	struct sockaddr_in to;
 
 	check_clock();
+	if (sockets) {
+		pairs(PORT_OLD, old_udp, old_tcp);
+		start_holder(sockets);
+		a = old_udp[0];
+		b = old_udp[1];
+		measure("udp_old", 1000, 1, udp_connected);
+		a = old_tcp[0];
+		b = old_tcp[1];
+		measure("tcp_old", 1000, 1, tcp_there_and_back);
+	}
 
 	a = first = bound(SOCK_DGRAM, PORT_A);
 	b = bound(SOCK_DGRAM, PORT_B);
@@ -303,12 +367,77 @@ static __attribute__((noreturn)) void echo(int port)
 	}
 }
 
-static int reach(int port)
+static __attribute__((noreturn)) void stay(void)
 {
-	struct sockaddr_in to = local(port);
-	int s = must(socket(AF_INET, SOCK_DGRAM, 0));
-	struct pollfd p = { .fd = s, .events = POLLIN };
+	printf("ready\n");
+	fflush(stdout);
+	for (;;)
+		pause();
+}
 
+// Connections that are open beside the workload and carry nothing. Each client has an address and port of its own choice,
+// so that there are enough of them; many clients at one address have different ports.
+static __attribute__((noreturn)) void hold(int sockets)
+{
+	enum { PORTS = 20000, FIRST = 10000 };
+	struct sockaddr_in to = local(PORT_HOLD);
+	int one = 1, l = bound(SOCK_STREAM, PORT_HOLD);
+
+	must(listen(l, 16));
+	for (int i = 0; i < sockets / 2; i++) {
+		struct sockaddr_in from = local(FIRST + i % PORTS);
+		int c = must(socket(AF_INET, SOCK_STREAM, 0));
+
+		from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1 + i / PORTS);
+		must(setsockopt(c, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)));
+		must(bind(c, (struct sockaddr *)&from, sizeof(from)));
+		must(connect(c, (struct sockaddr *)&to, sizeof(to)));
+		must(accept(l, NULL, NULL));
+	}
+	stay();
+}
+
+static __attribute__((noreturn)) void hold_udp(int sockets)
+{
+	struct sockaddr_in to = local(PORT_HOLD);
+	int sink = bound(SOCK_DGRAM, PORT_HOLD);
+
+	for (int i = 0; i < sockets; i++) {
+		int s = must(socket(AF_INET, SOCK_DGRAM, 0));
+
+		exactly(sendto(s, buffer, PAYLOAD, 0, (struct sockaddr *)&to, sizeof(to)), PAYLOAD);
+		exactly(recv(sink, buffer, PAYLOAD, 0), PAYLOAD);
+	}
+	stay();
+}
+
+static __attribute__((noreturn)) void hold_processes(int processes)
+{
+	for (int i = 0; i < processes; i++) {
+		pid_t p = must(fork());
+
+		if (p == 0) {
+			must(prctl(PR_SET_PDEATHSIG, SIGKILL));
+			for (;;)
+				pause();
+		}
+	}
+	stay();
+}
+
+static int reach(int port, const char *from, int user)
+{
+	struct sockaddr_in to = local(port), here = local(0);
+	struct pollfd p = { .events = POLLIN };
+	int s;
+
+	must(setuid(user));
+	p.fd = s = socket(AF_INET, SOCK_DGRAM, 0);
+	if (s < 0 && errno == EPERM)
+		return 3;
+	must(s);
+	here.sin_addr.s_addr = inet_addr(from);
+	must(bind(s, (struct sockaddr *)&here, sizeof(here)));
 	must(sendto(s, buffer, PAYLOAD, 0, (struct sockaddr *)&to, sizeof(to)));
 	if (must(poll(&p, 1, 2000)) == 0)
 		return 3;
@@ -335,10 +464,16 @@ int main(int argc, char **argv)
 		measure_all();
 		return 0;
 	}
-	if (argc == 3 && strcmp(argv[1], "reach") == 0)
-		return reach(atoi(argv[2]));
+	if (argc == 5 && strcmp(argv[1], "reach") == 0)
+		return reach(atoi(argv[2]), argv[3], atoi(argv[4]));
 	if (argc == 3 && strcmp(argv[1], "echo") == 0)
 		echo(atoi(argv[2]));
-	fprintf(stderr, "usage: workload measure | echo PORT | reach PORT\n");
+	if (argc == 3 && strcmp(argv[1], "hold") == 0)
+		hold(atoi(argv[2]));
+	if (argc == 3 && strcmp(argv[1], "hold_udp") == 0)
+		hold_udp(atoi(argv[2]));
+	if (argc == 3 && strcmp(argv[1], "hold_processes") == 0)
+		hold_processes(atoi(argv[2]));
+	fprintf(stderr, "usage: workload measure | echo PORT | hold N | hold_udp N | hold_processes N | reach PORT FROM USER\n");
 	return 2;
 }

@@ -21,6 +21,8 @@ pub struct Guest {
     pub init: PathBuf,
     /// The workload (`guest/workload.c`, statically linked).
     pub workload: PathBuf,
+    /// What the systems need that DSI is compared with (`scripts/bench-peers`).
+    pub peers: PathBuf,
     /// Where instructions go, if that is asked.
     pub profiler: Option<Profiler>,
 }
@@ -105,6 +107,17 @@ impl Guest {
         ] {
             archive.program(name, &fs::read(path).map_err(file(path))?);
         }
+        archive.directory("peers");
+        let entries = fs::read_dir(&self.peers).map_err(file(&self.peers))?;
+        let mut peers = entries
+            .map(|entry| Ok(entry.map_err(file(&self.peers))?.path()))
+            .collect::<Result<Vec<PathBuf>, Fault>>()?;
+        peers.sort();
+        for path in peers {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let content = fs::read(&path).map_err(file(&path))?;
+            archive.program(&format!("peers/{name}"), &content);
+        }
         Ok(archive.finish())
     }
 
@@ -113,8 +126,10 @@ impl Guest {
     fn qemu(&self, config: Config, out: &Path) -> Command {
         let serial = |kind| format!("file:{}", place(out, config, kind).display());
         let mut line = format!(
-            "console=ttyS0 quiet panic=-1 norandmaps lsm=capability dsi_bench={}",
-            config.name()
+            "console=ttyS0 quiet panic=-1 norandmaps lsm={} {}{}",
+            config.lsm(),
+            config.order(),
+            config.tables()
         );
         if let Some(operation) = self.only() {
             line += &format!(" dsi_bench_only={operation}");
@@ -128,7 +143,7 @@ impl Guest {
             "-smp",
             "1",
             "-m",
-            "512",
+            &config.memory().to_string(),
         ])
         .args([
             "-cpu",

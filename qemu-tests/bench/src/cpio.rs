@@ -9,9 +9,14 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Adds a file at the root of the archive that everybody may read and execute.
+    /// Adds a file that everybody may read and execute.
     pub fn program(&mut self, name: &str, content: &[u8]) {
         self.entry(name, 0o100_755, content);
+    }
+
+    /// Adds a directory; it must come before what is in it.
+    pub fn directory(&mut self, name: &str) {
+        self.entry(name, 0o040_755, &[]);
     }
 
     /// The finished archive.

@@ -17,8 +17,12 @@ use boot::{Guest, Profiler};
 use outcome::{Config, Fault, Outcome};
 
 const USAGE: &str = "usage: dsi-bench --kernel VMLINUZ --module DSM.KO --init PROGRAM --workload PROGRAM \
---out DIRECTORY --release RELEASE --revision REVISION [--config bare,hooks,dsm] \
+--peers DIRECTORY --out DIRECTORY --release RELEASE --revision REVISION \
+[--config bare,hooks,dsm,nft_map,bpf_lsm,cipso,scale,memory] \
 [--profile OPERATION --plugin SHARED-OBJECT --marks BEGIN,END]";
+
+/// What is measured where nothing is asked for.
+const EVERYTHING: &str = "bare,hooks,dsm,nft_map,bpf_lsm,cipso,scale,memory";
 
 /// What the command line asks for.
 struct Arguments {
@@ -40,17 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Fault> {
-    let outcomes = std::thread::scope(|scope| {
-        let guests: Vec<_> = arguments
-            .configs
-            .iter()
-            .map(|&config| scope.spawn(move || arguments.guest.run(config, &arguments.out)))
-            .collect();
-        guests
-            .into_iter()
-            .map(|guest| guest.join().expect("the thread of a guest does not panic"))
-            .collect::<Result<Vec<Outcome>, Fault>>()
-    })?;
+    let outcomes = outcomes(arguments)?;
     if let Some(profiler) = &arguments.guest.profiler {
         print!(
             "{}",
@@ -65,6 +59,25 @@ fn run(arguments: &Arguments) -> Result<(), Fault> {
     std::fs::write(&file, json).map_err(|source| Fault::File { path: file, source })
 }
 
+/// One guest for each configuration, as many at a time as there are processors; memory for more may be missing.
+fn outcomes(arguments: &Arguments) -> Result<Vec<Outcome>, Fault> {
+    let at_a_time = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut outcomes = Vec::new();
+    for configs in arguments.configs.chunks(at_a_time) {
+        outcomes.extend(std::thread::scope(|scope| {
+            let guests: Vec<_> = configs
+                .iter()
+                .map(|&config| scope.spawn(move || arguments.guest.run(config, &arguments.out)))
+                .collect();
+            guests
+                .into_iter()
+                .map(|guest| guest.join().expect("the thread of a guest does not panic"))
+                .collect::<Result<Vec<Outcome>, Fault>>()
+        })?);
+    }
+    Ok(outcomes)
+}
+
 fn arguments() -> Result<Arguments, Fault> {
     let mut values = std::collections::BTreeMap::new();
     let mut given = std::env::args().skip(1);
@@ -77,7 +90,7 @@ fn arguments() -> Result<Arguments, Fault> {
             .remove(name)
             .ok_or_else(|| Fault::Usage(USAGE.into()))
     };
-    let configs = take("--config").unwrap_or_else(|_| "bare,hooks,dsm".into());
+    let configs = take("--config").unwrap_or_else(|_| EVERYTHING.into());
     let profiler = match take("--profile") {
         Ok(operation) => Some(Profiler {
             plugin: take("--plugin")?.into(),
@@ -92,6 +105,7 @@ fn arguments() -> Result<Arguments, Fault> {
             module: take("--module")?.into(),
             init: take("--init")?.into(),
             workload: take("--workload")?.into(),
+            peers: take("--peers")?.into(),
             profiler,
         },
         out: take("--out")?.into(),
@@ -99,8 +113,9 @@ fn arguments() -> Result<Arguments, Fault> {
         revision: take("--revision")?,
         configs: configs
             .split(',')
-            .map(str::parse)
-            .collect::<Result<_, _>>()?,
+            .map(outcome::configs)
+            .collect::<Result<Vec<_>, _>>()?
+            .concat(),
     };
     match values.keys().next() {
         None => Ok(arguments),

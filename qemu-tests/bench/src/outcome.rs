@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-/// What of DSI a guest runs.
+/// What a guest runs beside the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Config {
     /// The stock kernel without the module.
@@ -13,32 +12,153 @@ pub enum Config {
     Hooks,
     /// The module with node map, keys and an enforcing policy; every packet labelled and verified.
     Dsm,
+    /// An nftables verdict map by the sender's address.
+    NftMap,
+    /// BPF programs in the hooks, each of which asks a hash map.
+    BpfLsm,
+    /// SELinux, with CIPSO labels on the packets.
+    Cipso,
+    /// As [`Config::Dsm`], with so many rules beside the workload's own.
+    Rules(u32),
+    /// As [`Config::Dsm`], beside another process that has so many connected TCP sockets open.
+    Sockets(u32),
+    /// As [`Config::Bare`], beside the same process.
+    BareSockets(u32),
+    /// As [`Config::Dsm`]; what memory grows by is measured, and no operation.
+    Memory,
+    /// The same without the module.
+    BareMemory,
 }
 
+/// What memory is measured of, and what each is; the last three without the module would be nothing.
+pub const MEMORY: [(&str, &str); 6] = [
+    ("process", "process of a zone"),
+    ("tcp_socket", "TCP socket of a zone, connected"),
+    ("udp_socket", "UDP socket of a zone that has sent"),
+    ("rule", "rule of the policy"),
+    ("node", "node, with an address and a key"),
+    ("module", "the module itself"),
+];
+
+/// What the counts are to be flat over: configurations that differ in one number only, the smallest first.
+pub const SCALES: [&[Config]; 3] = [
+    &[
+        Config::Rules(10),
+        Config::Rules(1_000),
+        Config::Rules(100_000),
+        Config::Rules(1_000_000),
+    ],
+    &[
+        Config::Sockets(10),
+        Config::Sockets(1_000),
+        Config::Sockets(100_000),
+    ],
+    &[
+        Config::BareSockets(10),
+        Config::BareSockets(1_000),
+        Config::BareSockets(100_000),
+    ],
+];
+
 impl Config {
-    /// The configuration's name in the table, in the JSON and on the guest's command line.
-    pub fn name(self) -> &'static str {
+    /// All that the table is of, in its order.
+    pub const ALL: [Self; 6] = [
+        Self::Bare,
+        Self::Hooks,
+        Self::Dsm,
+        Self::NftMap,
+        Self::BpfLsm,
+        Self::Cipso,
+    ];
+
+    /// The kernel's security modules: those that the configuration is about and no other.
+    pub fn lsm(self) -> &'static str {
         match self {
-            Self::Bare => "bare",
-            Self::Hooks => "hooks",
-            Self::Dsm => "dsm",
+            Self::Bare
+            | Self::Hooks
+            | Self::Dsm
+            | Self::NftMap
+            | Self::Rules(_)
+            | Self::Sockets(_)
+            | Self::BareSockets(_)
+            | Self::Memory
+            | Self::BareMemory => "capability",
+            Self::BpfLsm => "capability,bpf",
+            Self::Cipso => "capability,selinux",
+        }
+    }
+
+    /// The configuration's name in the table and in the JSON.
+    pub fn name(self) -> String {
+        match self {
+            Self::Bare => "bare".into(),
+            Self::Hooks => "hooks".into(),
+            Self::Dsm => "dsm".into(),
+            Self::NftMap => "nft_map".into(),
+            Self::BpfLsm => "bpf_lsm".into(),
+            Self::Cipso => "cipso".into(),
+            Self::Rules(n) => format!("rules_{n}"),
+            Self::Sockets(n) => format!("sockets_{n}"),
+            Self::BareSockets(n) => format!("bare_sockets_{n}"),
+            Self::Memory => "memory".into(),
+            Self::BareMemory => "bare_memory".into(),
+        }
+    }
+
+    /// What the guest's first process is told on the kernel's command line.
+    pub fn order(self) -> String {
+        match self {
+            Self::Rules(n) => format!("dsi_bench=dsm dsi_bench_rules={n}"),
+            Self::Sockets(n) => format!("dsi_bench=dsm dsi_bench_sockets={n}"),
+            Self::BareSockets(n) => format!("dsi_bench=bare dsi_bench_sockets={n}"),
+            _ => format!("dsi_bench={}", self.name()),
+        }
+    }
+
+    /// What else is on the kernel's command line. The kernel's own table of TCP connections is as large as on a machine
+    /// with memory for many, or its chains would be what grows.
+    pub fn tables(self) -> &'static str {
+        match self {
+            Self::Rules(_) | Self::Sockets(_) | Self::BareSockets(_) => " thash_entries=131072",
+            _ => "",
+        }
+    }
+
+    /// The guest's memory in MiB: the same for all that are compared with each other.
+    pub fn memory(self) -> u32 {
+        match self {
+            Self::Bare | Self::Hooks | Self::Dsm | Self::NftMap | Self::BpfLsm | Self::Cipso => 512,
+            _ => 2048,
         }
     }
 }
 
-impl FromStr for Config {
-    type Err = Fault;
-
-    fn from_str(text: &str) -> Result<Self, Fault> {
-        [Self::Bare, Self::Hooks, Self::Dsm]
-            .into_iter()
-            .find(|config| config.name() == text)
-            .ok_or_else(|| {
-                Fault::Usage(format!(
-                    "configuration '{text}' is none of bare, hooks, dsm"
-                ))
-            })
+/// The configurations of a name: one, with `scale` all of [`SCALES`], with `memory` also the one without the module.
+pub fn configs(text: &str) -> Result<Vec<Config>, Fault> {
+    let scales = || SCALES.into_iter().flatten().copied();
+    match text {
+        "scale" => return Ok(scales().collect()),
+        "memory" => return Ok(vec![Config::BareMemory, Config::Memory]),
+        _ => {}
     }
+    let all = || Config::ALL.into_iter().chain(scales());
+    let one = all().find(|config| config.name() == text);
+    one.map(|config| vec![config]).ok_or_else(|| {
+        let names: Vec<_> = all().map(Config::name).collect();
+        let names = names.join(", ");
+        Fault::Usage(format!(
+            "configuration '{text}' is none of {names}, scale, memory"
+        ))
+    })
+}
+
+/// What memory grew by when there was more of one kind.
+#[derive(Debug, Default)]
+pub struct Growth {
+    /// How many more.
+    pub count: u32,
+    /// Bytes by the place that they are in: a cache of the slab allocator, or one of its kind in parentheses.
+    pub bytes: BTreeMap<String, i64>,
 }
 
 /// Instructions of one operation.
@@ -61,6 +181,8 @@ pub struct Outcome {
     pub config: Config,
     /// Cost by the operation's name.
     pub costs: BTreeMap<String, Cost>,
+    /// Growth of memory by kind.
+    pub growths: BTreeMap<String, Growth>,
     /// What the guest says of its own set-up: module parameters, counters that moved.
     pub facts: BTreeMap<String, String>,
     /// The guest's kernel symbols by address; only a guest that is profiled tells them.
@@ -77,6 +199,12 @@ pub const OPERATIONS: [(&str, &str); 8] = [
     ("tcp_bulk_kib", "TCP bulk, a KiB"),
     ("execve", "execve"),
     ("fork_exit", "fork and exit"),
+];
+
+/// Operations that are measured beside many sockets only: the sockets in use are older than those.
+pub const OLD_OPERATIONS: [(&str, &str); 2] = [
+    ("udp_old", "UDP there and back, sockets older"),
+    ("tcp_old", "TCP there and back, sockets older"),
 ];
 
 /// Why there is no table.
@@ -122,6 +250,7 @@ impl Outcome {
         let mut outcome = Self {
             config,
             costs: BTreeMap::new(),
+            growths: BTreeMap::new(),
             facts: BTreeMap::new(),
             symbols: BTreeMap::new(),
         };
@@ -136,6 +265,13 @@ impl Outcome {
                 "op" => {
                     let (name, cost) = cost(rest).ok_or_else(|| format!("cannot read '{line}'"))?;
                     outcome.costs.insert(name, cost);
+                }
+                "mem" => {
+                    let (kind, count, place, bytes) =
+                        growth(rest).ok_or_else(|| format!("cannot read '{line}'"))?;
+                    let growth = outcome.growths.entry(kind).or_default();
+                    growth.count = count;
+                    growth.bytes.insert(place, bytes);
                 }
                 "fact" => {
                     let (name, value) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -154,6 +290,19 @@ impl Outcome {
         if !done {
             return Err("the guest ended before its work was done".into());
         }
+        let kinds = match config {
+            Config::Memory => &MEMORY[..],
+            Config::BareMemory => &MEMORY[..3],
+            _ => &[],
+        };
+        for (kind, _) in kinds {
+            if !outcome.growths.contains_key(*kind) {
+                return Err(format!("the guest measured no memory of the kind {kind}"));
+            }
+        }
+        if !kinds.is_empty() {
+            return Ok(outcome);
+        }
         for (name, _) in OPERATIONS {
             if only.is_none_or(|o| o == name) && !outcome.costs.contains_key(name) {
                 return Err(format!("the guest measured no {name}"));
@@ -161,6 +310,14 @@ impl Outcome {
         }
         Ok(outcome)
     }
+}
+
+fn growth(text: &str) -> Option<(String, u32, String, i64)> {
+    let mut words = text.split_whitespace();
+    let mut word = || words.next().map(str::to_owned);
+    let (kind, count, place, bytes) = (word()?, word()?, word()?, word()?);
+    let count = count.parse().ok().filter(|count| *count > 0)?;
+    Some((kind, count, place, bytes.parse().ok()?))
 }
 
 fn symbol(text: &str) -> Option<(u64, String)> {

@@ -21,7 +21,7 @@ Clients send messages one after the other and wait for the echo of each.
 --size N           bytes of a message (64; at least 8)
 --timeout-ms N     for a connection or an echo to come (3000)
 --interval-ms N    waits between two messages (0)
---until-file PATH  goes on until PATH exists, with at least --count messages (load)
+--until-file PATH  goes on until PATH exists, and once more then, with at least --count messages (load)
 --bind HOST:PORT   udp-client: the own address
 --unconnected      udp-client: sends with sendto() instead of connecting the socket
 --keep-going       goes on after a loss or a refusal
@@ -303,16 +303,20 @@ impl Client {
         })
     }
 
-    /// True while there is more to do after `done` of `count`.
-    fn goes_on(&self, done: u64, count: u64, tally: &Tally) -> bool {
+    /// Whether to go on after `done` of `count`; `last` says that what has just been done was begun when the file was
+    /// there: whoever makes the file knows that all went well even then.
+    fn goes_on(&self, done: u64, count: u64, last: bool, tally: &Tally) -> bool {
         if tally.first.is_some() && !self.keep_going {
             return false;
         }
-        done < count
-            || self
-                .until
-                .as_ref()
-                .is_some_and(|path| !Path::new(path).exists())
+        done < count || (self.until.is_some() && !last)
+    }
+
+    /// Whether there is the file until which to go on.
+    fn is_told_to_end(&self) -> bool {
+        self.until
+            .as_ref()
+            .is_some_and(|path| Path::new(path).exists())
     }
 
     fn pause(&self) {
@@ -350,10 +354,12 @@ impl Client {
             });
             return tally;
         }
-        while self.goes_on(tally.sent, self.count, &tally) {
+        let mut last = false;
+        while self.goes_on(tally.sent, self.count, last, &tally) {
             if tally.sent > 0 {
                 self.pause();
             }
+            last = self.is_told_to_end();
             tally.sent += 1;
             match self.exchange_datagram(&socket, tally.sent) {
                 Ok(()) => tally.answered += 1,
@@ -394,25 +400,30 @@ impl Client {
 
     fn tcp(&self) -> Tally {
         let mut tally = Tally::default();
-        let mut made = 0;
-        while self.goes_on(made, self.connections, &tally) {
+        let (mut made, mut last) = (0, false);
+        while self.goes_on(made, self.connections, last, &tally) {
             if made > 0 {
                 self.pause();
             }
+            let told = self.is_told_to_end();
             made += 1;
-            if let Err(failed) = self.converse(&mut tally, made) {
-                if failed.op == "connect" {
-                    // It lost the message that it was to be made for.
-                    tally.sent += 1;
+            match self.converse(&mut tally, made) {
+                Ok(ended) => last = ended,
+                Err(failed) => {
+                    last = told;
+                    if failed.op == "connect" {
+                        // It lost the message that it was to be made for.
+                        tally.sent += 1;
+                    }
+                    tally.fail(failed);
                 }
-                tally.fail(failed);
             }
         }
         tally
     }
 
-    /// One connection with `count` messages.
-    fn converse(&self, tally: &mut Tally, made: u64) -> Result<(), Failed> {
+    /// One connection with `count` messages, or until the file is there: whether the last message was begun then.
+    fn converse(&self, tally: &mut Tally, made: u64) -> Result<bool, Failed> {
         let mut stream =
             TcpStream::connect_timeout(&self.to, self.timeout).map_err(Failed::at("connect"))?;
         stream
@@ -423,17 +434,15 @@ impl Client {
             .map_err(Failed::at("setsockopt"))?;
         stream.set_nodelay(true).map_err(Failed::at("setsockopt"))?;
         let mut buffer = vec![0; self.size];
+        let mut last = false;
         for number in 0..self.count {
+            if last {
+                break;
+            }
             if number > 0 {
-                if self
-                    .until
-                    .as_ref()
-                    .is_some_and(|path| Path::new(path).exists())
-                {
-                    break;
-                }
                 self.pause();
             }
+            last = self.is_told_to_end();
             let message = self.message(made << 32 | number);
             tally.sent += 1;
             stream.write_all(&message).map_err(Failed::at("send"))?;
@@ -446,7 +455,7 @@ impl Client {
             }
             tally.answered += 1;
         }
-        Ok(())
+        Ok(last)
     }
 }
 

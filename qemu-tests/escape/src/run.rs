@@ -53,8 +53,17 @@ fn child_says(how: &str, program: &str, way: &str) -> io::Result<String> {
     }
     let mut said = String::new();
     File::from(out).read_to_string(&mut said)?;
-    // SAFETY: no status is asked for.
-    unsafe { libc::waitpid(child, null_mut(), 0) };
+    let mut status = 0;
+    // SAFETY: a status is asked for.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    if how == "core" {
+        let dumped = libc::WIFSIGNALED(status) && libc::WCOREDUMP(status);
+        if dumped {
+            // Where the kernel is told to write it; others could not write over it.
+            fs::remove_file(format!("{ROOM}/core"))?;
+        }
+        return Ok(if dumped { "done" } else { "ENOENT" }.into());
+    }
     Ok(said
         .trim()
         .rsplit(' ')
@@ -66,15 +75,26 @@ fn child_says(how: &str, program: &str, way: &str) -> io::Result<String> {
 
 /// What a child does before it executes the program.
 fn prepare(how: &str) -> Outcome {
-    // SAFETY: plain numbers.
+    // SAFETY: plain numbers, and a limit that is valid for the call.
     let result = unsafe {
         match how {
             "nnp" => libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
             "traced" => libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) as c_int,
+            "loose" => libc::personality(libc::ADDR_NO_RANDOMIZE as _).min(0),
+            "core" => {
+                let limit = libc::rlimit {
+                    rlim_cur: libc::RLIM_INFINITY,
+                    rlim_max: libc::RLIM_INFINITY,
+                };
+                libc::setrlimit(libc::RLIMIT_CORE, &raw const limit)
+            }
             _ => 0,
         }
     };
     check(result.into())?;
+    if how == "core" {
+        std::env::set_current_dir(ROOM)?;
+    }
     if how == "userns" {
         unshare(libc::CLONE_NEWUSER)?;
     }
@@ -147,21 +167,95 @@ pub fn in_child(act: impl FnOnce() -> Outcome) -> Outcome {
     }
 }
 
+/// A child in name spaces of its own, whose overlay over the program's directory is reached through its root directory.
+fn overlay_of_a_user(program: &str) -> io::Result<(String, Mounter)> {
+    let (dir, name) = program
+        .rsplit_once('/')
+        .ok_or_else(|| io::Error::other("no path"))?;
+    let mut ends = [0; 2];
+    // SAFETY: room for two descriptors.
+    check(unsafe { libc::pipe(ends.as_mut_ptr()) }.into())?;
+    // SAFETY: two new descriptors of ours.
+    let (out, into) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
+    // SAFETY: this program has one thread.
+    let child = check(unsafe { libc::fork() }.into())? as c_int;
+    if child == 0 {
+        let mounted = mount_overlay(dir);
+        let errno = mounted.map_or_else(|error| error.raw_os_error().unwrap_or(255) as u8, |()| 0);
+        // SAFETY: one byte; then it waits to be ended.
+        unsafe {
+            libc::write(into.as_raw_fd(), (&raw const errno).cast(), 1);
+            loop {
+                libc::pause();
+            }
+        }
+    }
+    drop(into);
+    let mounter = Mounter(child);
+    let mut errno = [0];
+    File::from(out).read_exact(&mut errno)?;
+    if errno[0] != 0 {
+        return Err(io::Error::from_raw_os_error(errno[0].into()));
+    }
+    Ok((format!("/proc/{child}/root/srv/mnt/{name}"), mounter))
+}
+
+/// Mounts an overlay that shows a directory on `/srv/mnt`, as who is root in a user name space of his own may.
+fn mount_overlay(dir: &str) -> Outcome {
+    unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
+    let (kind, at) = (c_string("overlay"), c_string("/srv/mnt"));
+    let options = c_string(&format!("lowerdir={dir}:/srv/plain"));
+    // SAFETY: strings.
+    check(
+        unsafe {
+            libc::mount(
+                kind.as_ptr(),
+                at.as_ptr(),
+                kind.as_ptr(),
+                0,
+                options.as_ptr().cast(),
+            )
+        }
+        .into(),
+    )
+    .map(drop)
+}
+
+/// A process that is ended with its mounts when this goes.
+struct Mounter(c_int);
+
+impl Drop for Mounter {
+    fn drop(&mut self) {
+        // SAFETY: plain numbers, and no status is asked for.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, null_mut(), 0);
+        }
+    }
+}
+
 /// The file to execute, made from the program as `how` says, and taken away afterwards.
 struct Place {
     path: CString,
     made: Option<String>,
     _memory: Option<OwnedFd>,
+    _mounter: Option<Mounter>,
 }
 
 impl Place {
     fn of(how: &str, program: &str) -> io::Result<Self> {
         let file = format!("{ROOM}/dsi-escape-{}-{how}", std::process::id());
         let (mut path, mut made, mut memory) = (program.to_owned(), None, None);
+        let mut mounter = None;
         match how {
             "copied" | "deleted" => {
                 fs::copy(program, &file)?;
                 made = Some(file);
+            }
+            "foreign" => {
+                let (at, who) = overlay_of_a_user(program)?;
+                path = at;
+                mounter = Some(who);
             }
             "linked" => {
                 fs::hard_link(program, &file)?;
@@ -191,6 +285,7 @@ impl Place {
             path: c_string(&path),
             made,
             _memory: memory,
+            _mounter: mounter,
         })
     }
 }

@@ -83,6 +83,17 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "vm-write" => vm(false, number(a, 0), number(a, 1)),
         "getfd" => getfd(number(a, 0), number(a, 1)),
         "perf" => perf(number(a, 0)),
+        "limit" => limit(number(a, 0)),
+        "nice" => nice(number(a, 0)),
+        "ioprio" => ioprio(number(a, 0)),
+        "affinity" => affinity(number(a, 0)),
+        "give" => give(path(a)),
+        "cgroup" => crate::run::in_child(|| cgroup(path(a))),
+        "tun" => tun(path(a)),
+        "unshared-tun" => crate::run::in_child(|| {
+            unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+            tun("mine")
+        }),
         "label" => label(path(a)),
         "unlabel" => unlabel(path(a)),
         "read" => File::open(path(a)).map(drop),
@@ -106,6 +117,9 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         }),
         "preloaded" => preloaded(path(a)),
         "secure" => secure(),
+        "strict" => strict(),
+        // SAFETY: ends this process.
+        "crash" => unsafe { libc::abort() },
         other => Err(io::Error::other(format!("no way {other}"))),
     }
 }
@@ -239,6 +253,102 @@ fn perf(pid: i32) -> Outcome {
         )
     })
     .map(drop)
+}
+
+/// Sets a process' limit of core dumps to what it is.
+fn limit(pid: i32) -> Outcome {
+    // SAFETY: all zeros is a limit.
+    let mut limit: libc::rlimit64 = unsafe { std::mem::zeroed() };
+    // SAFETY: room for a limit, then a limit.
+    unsafe {
+        check(libc::prlimit64(pid, libc::RLIMIT_CORE, null(), &raw mut limit).into())?;
+        check(libc::prlimit64(pid, libc::RLIMIT_CORE, &raw const limit, null_mut()).into())
+            .map(drop)
+    }
+}
+
+/// Makes a process as nice as it is.
+fn nice(pid: i32) -> Outcome {
+    // SAFETY: plain numbers.
+    unsafe {
+        let nice = libc::getpriority(libc::PRIO_PROCESS, pid as _);
+        check(libc::setpriority(libc::PRIO_PROCESS, pid as _, nice).into()).map(drop)
+    }
+}
+
+/// Gives a process the priority of its input and output that it has by default.
+fn ioprio(pid: i32) -> Outcome {
+    const PROCESS: c_int = 1;
+    const BEST_EFFORT: c_int = 2 << 13 | 4;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, PROCESS, pid, BEST_EFFORT) }).map(drop)
+}
+
+/// Lets a process run where it runs.
+fn affinity(pid: i32) -> Outcome {
+    // SAFETY: all zeros is a set; it is as large as is said.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        check(libc::sched_getaffinity(pid, size_of_val(&set), &raw mut set).into())?;
+        check(libc::sched_setaffinity(pid, size_of_val(&set), &raw const set).into()).map(drop)
+    }
+}
+
+/// Gives a file away, and takes it back.
+fn give(file: &str) -> Outcome {
+    std::os::unix::fs::chown(file, Some(1000), None)?;
+    std::os::unix::fs::chown(file, Some(0), None)
+}
+
+/// Makes a cgroup in the name of somebody else, and opens it to move processes there, with the capabilities of root
+/// that he did not take off. In a child.
+fn cgroup(dir: &str) -> Outcome {
+    // struct __user_cap_header_struct of version 3, and twice struct __user_cap_data_struct.
+    let header = [0x2008_0522_u32, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: plain numbers; header and sets are as the version says.
+    unsafe {
+        libc::setfsuid(1000);
+        check(libc::syscall(
+            libc::SYS_capget,
+            header.as_ptr(),
+            sets.as_mut_ptr(),
+        ))?;
+        // What is effective, out of what is permitted.
+        sets[0] = sets[1];
+        sets[3] = sets[4];
+        check(libc::syscall(
+            libc::SYS_capset,
+            header.as_ptr(),
+            sets.as_ptr(),
+        ))?;
+    }
+    fs::create_dir(dir)?;
+    let opened = OpenOptions::new()
+        .write(true)
+        .open(format!("{dir}/cgroup.procs"))
+        .map(drop);
+    fs::remove_dir(dir)?;
+    opened
+}
+
+/// Attaches to a tunnel device, or makes it.
+fn tun(name: &str) -> Outcome {
+    const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+    const TUN_WITHOUT_HEADER: i16 = 0x1001;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // SAFETY: all zeros is a request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as _;
+    }
+    request.ifr_ifru.ifru_flags = TUN_WITHOUT_HEADER;
+    // SAFETY: the request is valid for the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF as _, &raw mut request) }.into())
+        .map(drop)
 }
 
 fn label(file: &str) -> Outcome {
@@ -376,6 +486,16 @@ fn preloaded(library: &str) -> Outcome {
 fn secure() -> Outcome {
     // SAFETY: a plain number.
     if unsafe { libc::getauxval(libc::AT_SECURE) } != 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
+
+/// Whether this process' addresses are drawn by lot, whatever its caller asked for.
+fn strict() -> Outcome {
+    // SAFETY: asks only.
+    if unsafe { libc::personality(0xFFFF_FFFF) } & libc::ADDR_NO_RANDOMIZE == 0 {
         Ok(())
     } else {
         Err(io::Error::from_raw_os_error(libc::ENOENT))

@@ -25,6 +25,13 @@ impl Address {
             bytes.extend(name.as_bytes());
             return Ok(Self(bytes));
         }
+        if let Some(port) = text.strip_prefix("netlink:") {
+            let port: u32 = port.parse().map_err(|_| wrong("a netlink port"))?;
+            let mut bytes = (libc::AF_NETLINK as u32).to_ne_bytes().to_vec();
+            bytes.extend(port.to_ne_bytes());
+            bytes.extend([0; 4]);
+            return Ok(Self(bytes));
+        }
         let address: SocketAddr = text.parse().map_err(|_| wrong("an address"))?;
         let mut bytes = Vec::new();
         match address {

@@ -2,7 +2,7 @@
 //! prints a line; the first that fails prints `VERB errno=N` and ends the program with 12. A process so small starts
 //! at once in an emulated guest, and does what no ordinary program would.
 //!
-//! Sockets have names. An address is `1.2.3.4:5`, `[::1]:5`, `@NAME` (AF_UNIX, abstract) or `unspec`.
+//! Sockets have names. An address is `1.2.3.4:5`, `[::1]:5`, `@NAME` (AF_UNIX, abstract), `netlink:PORT` or `unspec`.
 
 mod address;
 mod ring;
@@ -107,6 +107,16 @@ impl Process {
                 // SAFETY: plain numbers.
                 check(i64::from(unsafe { libc::listen(self.fd(name)?, 8) })).map(text)
             }
+            ["listen-in-vain", name] => {
+                // SAFETY: plain numbers.
+                match check(i64::from(unsafe { libc::listen(self.fd(name)?, 8) })) {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        Ok(String::new())
+                    }
+                    Err(error) => Err(error),
+                    Ok(_) => Err(wrong("the socket listens")),
+                }
+            }
             ["accept", new, name] => {
                 // SAFETY: the peer's address is not asked for.
                 let fd = check(i64::from(unsafe {
@@ -126,6 +136,11 @@ impl Process {
             ["srr", name, data, to, via] => self.source_route(name, data, to, via),
             ["sendfile", name, path] => self.sendfile(name, path),
             ["recv", name] => self.receive(name),
+            ["fill", name, bytes] => {
+                self.send(name, &"x".repeat(number(bytes)? as usize), None, &[], 0)
+            }
+            ["drain", name, bytes] => self.drain(name, bytes),
+            ["end", name] => self.end(name),
             ["splice", name] => self.splice(name),
             ["read", name] => {
                 let mut buffer = [0; 256];
@@ -295,6 +310,36 @@ impl Process {
         Ok(String::from_utf8_lossy(&buffer[..got as usize]).into_owned())
     }
 
+    /// Receives so many bytes.
+    fn drain(&self, name: &str, bytes: &str) -> Result<String> {
+        let wanted = number(bytes)? as usize;
+        let mut got = 0;
+        while got < wanted {
+            match self.receive(name)?.len() {
+                0 => return Err(Error::from_raw_os_error(libc::EPIPE)),
+                more => got += more,
+            }
+        }
+        Ok(got.to_string())
+    }
+
+    /// Says that no more comes, and waits until the other end has said so, too, or is gone.
+    fn end(&self, name: &str) -> Result<String> {
+        // The other end may be gone already.
+        // SAFETY: plain numbers.
+        let _ = unsafe { libc::shutdown(self.fd(name)?, libc::SHUT_WR) };
+        loop {
+            match self.receive(name) {
+                Ok(rest) if rest.is_empty() => return Ok(rest),
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+                    return Ok(String::new());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Reads by way of a pipe, past `recvmsg`.
     fn splice(&self, name: &str) -> Result<String> {
         let mut pipe = [0; 2];
@@ -325,7 +370,7 @@ impl Process {
         // SAFETY: one poll entry; a mapping of the socket; the option's structure is 64 bytes long, and the
         // buffer that it names as long as it says.
         unsafe {
-            check(i64::from(libc::poll(&mut poll, 1, 5000)))?;
+            check(i64::from(libc::poll(&mut poll, 1, -1)))?;
             let page = libc::mmap(
                 std::ptr::null_mut(),
                 65536,

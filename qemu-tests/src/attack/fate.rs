@@ -204,7 +204,8 @@ fn refusal(
         IpAddr::V4(MEMBER) | IpAddr::V6(MEMBER6) => COLBY,
         // A node's own addresses are its, in the map or not.
         IpAddr::V4(RECEIVER | SECOND) | IpAddr::V6(RECEIVER6 | SECOND6) => MUNSTER,
-        _ => return Some("refused-unknown-node"),
+        // A stranger is outside, whatever he says of himself.
+        _ => return (zone == ZONE).then_some("refused-unknown-node"),
     };
     if word(label, 4) != node {
         return Some("refused-wrong-source");

@@ -95,7 +95,7 @@ impl Pace {
         self.1 += 1;
         let token = self.1.to_be_bytes();
         let mut answer = [0; 64];
-        for _ in 0..12 {
+        for _ in 0..36 {
             self.0.send(&token)?;
             while let Ok(len) = self.0.recv(&mut answer) {
                 if answer[..len] == token {

@@ -379,7 +379,7 @@ fn zones_hold(cluster: &Cluster) -> TestResult {
         "-p",
         "9001",
         "--timeout-ms",
-        "60000",
+        "170000",
     ];
     munster.run(&own)?.ok()?.says("Quote Ericsson 83")?;
     back_end.stop()?;

@@ -15,7 +15,7 @@ use crate::enrol::{YNL_DO, enrol, load};
 use crate::fault::Failure;
 use crate::node::{Node, Output, PATIENCE, Process};
 use crate::pcap::Frame;
-use crate::regime::{self, Counters, Regime, document, network};
+use crate::regime::{self, Counters, Regime, document, every_packet, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq};
 
@@ -54,6 +54,10 @@ pub const SUITE: Suite = Suite {
         Test {
             name: "flood-of-claims-leaves-room-in-the-log-ok",
             run: claims,
+        },
+        Test {
+            name: "flood-of-claims-leaves-room-for-events-ok",
+            run: claims_by_events,
         },
         Test {
             name: "rightful-sender-after-ok",
@@ -102,7 +106,11 @@ fn policy() -> String {
         network("2", "", "outside", "send connect"),
         network("outside", "", "2", "send"),
     ];
-    document("enforcing", &rules.each_ref().map(String::as_str))
+    // Each segment is to be judged by its own label.
+    every_packet(&document(
+        "enforcing",
+        &rules.each_ref().map(String::as_str),
+    ))
 }
 
 fn in_zone(node: &Node, name: &str, args: &str) -> Result<Process, Failure> {
@@ -117,15 +125,8 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     munster
         .sh(&format!("ip addr add 10.77.0.101/24 dev eth0 && ip addr add {SECOND6}/64 dev eth0 nodad && sysctl -qw net.core.rmem_default=8388608 net.core.rmem_max=8388608"))?
         .ok()?;
-    let text = munster.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
-    let text = text.stdout.trim().to_owned();
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).ok())
-        .collect();
-    let mac = bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| Failure::new(format!("not an address of Ethernet: '{text}'")))?;
+    let mac = munster.mac()?;
+    let text = mac.map(|byte| format!("{byte:02x}")).join(":");
     for name in MEMBERS {
         load(cluster.node(name)?, &[])?;
     }
@@ -350,14 +351,17 @@ fn claims(cluster: &mut Cluster) -> TestResult {
         ZONE_PORTS[0]
     ))?;
     munster.wait_kernel_line(mark, "dsm: denied sscid=2 ssnid=1 tscid=10")?;
+    // What comes from colby now comes behind the flood.
+    report(cluster, "munster", (&kept.open, OPEN_PORT, 2), "claims")?;
     let after = Counters::of(munster)?;
     let refused: u64 = after.refusals(&before)?.values().sum();
     let held = after.rise(&before, "log-held")?;
-    let lines: Vec<String> = munster.kernel_lines_since(mark);
-    let denials: Vec<&String> = lines
-        .iter()
-        .filter(|line| line.contains("dsm: denied"))
-        .collect();
+    let mut denials = Vec::new();
+    until("lines of all that were not held back", || {
+        denials = munster.kernel_lines_since(mark);
+        denials.retain(|line| line.contains("dsm: denied"));
+        Ok(denials.len() as u64 + held >= refused)
+    })?;
     check_eq!(
         denials.len() as u64 + held,
         refused,
@@ -392,6 +396,94 @@ fn claims(cluster: &mut Cluster) -> TestResult {
     println!(
         "     {refused} refused, {} told, of which of the claimant {}",
         denials.len(),
+        times.len()
+    );
+    Ok(())
+}
+
+/// As [`TOLD`], of the events of one second.
+const EVENTS: usize = 2 * 200;
+
+/// Prints each event's sender's node and time, read by the kernel's own client.
+const LISTENER: &str = "
+import socket, sys
+sys.path.insert(0, '/opt/ynl')
+from pyynl.lib import YnlFamily
+family = YnlFamily('/opt/ynl/specs/dsi.yaml', schema='')
+SO_RCVBUFFORCE = 33
+family.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+family.ntf_subscribe('audit')
+print('listening', flush=True)
+for event in family.poll_ntf():
+    said = event['msg']
+    if 'ssnid' in said:
+        print('event', said['ssnid'], said['time-ns'], flush=True)
+";
+
+/// The same flood, as those see it who listen to events.
+fn claims_by_events(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = regime::kept(cluster)?;
+    let munster = cluster.node("munster")?;
+    let plan = Plan {
+        seed: 2027,
+        frames: 5000,
+        sender: Sender::Claimant,
+        family: Family::V4,
+        mac: kept.mac,
+        running: kept.running[0],
+    };
+    let listener = munster.spawn("events", &["python3", "-c", LISTENER])?;
+    listener.wait_line("listening")?;
+    let before = Counters::of(munster)?;
+    send(cluster, "colby", plan, &kept.text, ["claimant", "ipv4"])?;
+    munster.sh(&format!(
+        "dsi-attack say {RIGHTFUL} munster {} forged",
+        ZONE_PORTS[0]
+    ))?;
+    listener.wait_line("event 1 ")?;
+    // What comes from colby now comes behind the flood.
+    report(cluster, "munster", (&kept.open, OPEN_PORT, 2), "events")?;
+    let after = Counters::of(munster)?;
+    let refused: u64 = after.refusals(&before)?.values().sum();
+    let held = after.rise(&before, "events-held")?;
+    let mut output = String::new();
+    until("all events that were not held back", || {
+        output = listener.output()?;
+        let events = output.lines().filter(|line| line.starts_with("event "));
+        Ok(events.count() as u64 + held >= refused)
+    })?;
+    listener.stop()?;
+    let events: Vec<&str> = output
+        .lines()
+        .filter(|line| line.starts_with("event "))
+        .collect();
+    check_eq!(
+        events.len() as u64 + held,
+        refused,
+        "events and those held back"
+    );
+    let times: Vec<u64> = events
+        .iter()
+        .filter_map(|line| line.strip_prefix("event 2 ")?.parse().ok())
+        .collect();
+    check!(
+        held > times.len() as u64 && !times.is_empty(),
+        "{} events, {held} held back: nothing was to be shared",
+        times.len()
+    );
+    for (index, begin) in times.iter().enumerate() {
+        let within = times[index..]
+            .iter()
+            .take_while(|time| **time < begin + 1_000_000_000)
+            .count();
+        check!(
+            within <= EVENTS,
+            "{within} events of one node's within a second of {begin}"
+        );
+    }
+    println!(
+        "     {refused} refused, {} told, of which of the claimant {}",
+        events.len(),
         times.len()
     );
     Ok(())

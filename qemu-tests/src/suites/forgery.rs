@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use crate::attack::fate::{checksum, transport_checksum};
 use crate::cluster::{Cluster, NodeSpec};
 use crate::enrol::{YNL_DO, enrol, load, pair_key, siphash};
 use crate::fault::Failure;
 use crate::label::{LEN, OPTION};
 use crate::node::{Node, Process};
 use crate::pcap::Frame;
-use crate::regime::{self, Counters, Denial, Regime, document, network, until};
+use crate::regime::{self, Counters, Denial, Regime, document, every_packet, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
 
@@ -147,7 +148,8 @@ fn kept(cluster: &Cluster) -> Result<&Kept, Failure> {
 fn policy(outside: bool) -> String {
     let rule = network("outside", "", "2", "send");
     let rules: &[&str] = if outside { &[COMMON, &rule] } else { &[COMMON] };
-    document("enforcing", rules)
+    // Each segment is to be judged by its own label.
+    every_packet(&document("enforcing", rules))
 }
 
 fn setup(cluster: &mut Cluster) -> TestResult {
@@ -155,8 +157,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     munster
         .run(&["ip", "addr", "add", "10.77.0.101/24", "dev", "eth0"])?
         .ok()?;
-    let mac = munster.run(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
-    let mac = mac_address(mac.stdout.trim())?;
+    let mac = munster.mac()?;
     for node in cluster.nodes() {
         node.write(
             "/srv/send-frames.py",
@@ -243,16 +244,6 @@ fn python(
     let process = node.spawn(name, &["bash", "-c", &script])?;
     process.wait_line(ready)?;
     Ok(process)
-}
-
-fn mac_address(text: &str) -> Result<[u8; 6], Failure> {
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).ok())
-        .collect();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| Failure::new(format!("not an address of Ethernet: '{text}'")))
 }
 
 /// What a label says, right or wrong.
@@ -378,13 +369,9 @@ impl Packet {
             6
         };
         payload.extend(&self.data);
-        let mut pseudo = Vec::new();
-        pseudo.extend(self.source.octets());
-        pseudo.extend(self.destination.octets());
-        pseudo.extend([0, self.protocol]);
-        pseudo.extend((payload.len() as u16).to_be_bytes());
-        pseudo.extend(&payload);
-        payload[checksum_at..checksum_at + 2].copy_from_slice(&checksum(&pseudo).to_be_bytes());
+        let ends = (self.source.into(), self.destination.into());
+        let sum = transport_checksum(ends, self.protocol, &payload);
+        payload[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());
 
         let header_len = 20 + self.options.len();
         let mut packet = vec![0x40 | (header_len / 4) as u8, 0];
@@ -406,18 +393,6 @@ impl Packet {
         frame.extend(self.bytes());
         Frame(frame)
     }
-}
-
-/// The Internet checksum.
-fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes.chunks(2);
-    let mut sum: u32 = words
-        .map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }
 
 /// Puts packets on the wire from a node's packet socket; returns when munster has handled them.
@@ -789,9 +764,10 @@ fn outside_denied(cluster: &mut Cluster) -> TestResult {
         to_default(cluster, "forged-a")?,
         to_default(cluster, "forged-b")?,
     ];
-    // The stranger's echoes are outside's, too: colby's come behind its frames instead.
+    // The stranger's echoes are outside's, too: its frames are waited for instead.
     let result = refuses(cluster, &[("no-label", 2)], || {
         let mac = kept(cluster)?.mac;
+        let before = Counters::of(munster)?;
         for packet in &packets {
             let Frame(bytes) = packet.frame(mac);
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -802,7 +778,9 @@ fn outside_denied(cluster: &mut Cluster) -> TestResult {
                 .run(&["python3", "-c", script, &hex])?
                 .ok()?;
         }
-        send(cluster, "colby", &[])
+        until("the refusals", || {
+            Ok(Counters::of(munster)?.rise(&before, "refused-no-label")? >= 2)
+        })
     });
     regime.enforce(munster, &policy(true))?;
     result

@@ -69,6 +69,9 @@ pub const SUITE: Suite = Suite {
     ],
 };
 
+/// How long is waited for what must come.
+const ALLOWED_MS: &str = "170000";
+
 fn stock_kernel_runs(cluster: &mut Cluster) -> TestResult {
     for node in cluster.nodes() {
         let uname = node.run(&["uname", "-r"])?.ok()?;
@@ -131,7 +134,7 @@ fn hanging_command_is_killed(cluster: &mut Cluster) -> TestResult {
     let node = cluster.node("munster")?;
     let hanging = node
         .command(&["sh", "-c", "echo begun; sleep 1000"])
-        .timeout(std::time::Duration::from_secs(2))
+        .timeout(std::time::Duration::from_secs(15))
         .run()?;
     check!(
         hanging.timed_out && hanging.code.is_none(),
@@ -212,6 +215,8 @@ fn traffic_crosses(cluster: &mut Cluster) -> TestResult {
                 "50",
                 "--size",
                 "1000",
+                "--timeout-ms",
+                ALLOWED_MS,
             ];
             node.run(&args)?
                 .ok()?
@@ -226,7 +231,14 @@ fn nobody_listens(cluster: &mut Cluster) -> TestResult {
     let colby = cluster.node("colby")?;
     for client in ["udp-client", "tcp-client"] {
         colby
-            .run(&["dsi-traffic", client, "--to", "munster:7999"])?
+            .run(&[
+                "dsi-traffic",
+                client,
+                "--to",
+                "munster:7999",
+                "--timeout-ms",
+                ALLOWED_MS,
+            ])?
             .exits_with(10)?
             .says("result=refused")?;
     }
@@ -235,19 +247,15 @@ fn nobody_listens(cluster: &mut Cluster) -> TestResult {
 
 fn unplugged(cluster: &mut Cluster) -> TestResult {
     let colby = cluster.node("colby")?;
-    let args = [
-        "dsi-traffic",
-        "udp-client",
-        "--to",
-        "10.77.0.1:7999",
-        "--timeout-ms",
-        "500",
-    ];
+    let ask = |ms| {
+        let to = ["--to", "10.77.0.1:7999", "--timeout-ms", ms];
+        colby.run(&[&["dsi-traffic", "udp-client"], &to[..]].concat())
+    };
     cluster.switch.set_link("munster", false);
-    let output = colby.run(&args);
+    let output = ask("500");
     cluster.switch.set_link("munster", true);
     output?.exits_with(11)?.says("result=timeout")?;
-    colby.run(&args)?.exits_with(10)?;
+    ask(ALLOWED_MS)?.exits_with(10)?;
     Ok(())
 }
 
@@ -267,11 +275,21 @@ fn telecom_client(cluster: &mut Cluster) -> TestResult {
             "munster",
             "-r",
             "9001",
+            "--timeout-ms",
+            "120000",
         ],
     )?;
     entry_point.wait_line("RINGBELL: connect on 10.77.0.1:9001")?;
     let client = colby
-        .run(&["TelecomClient", "-h", "colby", "-p", "9000"])?
+        .run(&[
+            "TelecomClient",
+            "-h",
+            "colby",
+            "-p",
+            "9000",
+            "--timeout-ms",
+            ALLOWED_MS,
+        ])?
         .ok()?;
     client
         .says("Connecting to : 10.77.0.2:9000")?
@@ -286,6 +304,8 @@ fn telecom_client(cluster: &mut Cluster) -> TestResult {
         "9000",
         "--count",
         "100",
+        "--timeout-ms",
+        ALLOWED_MS,
     ];
     munster
         .run(&counted)?
@@ -310,10 +330,20 @@ fn entry_point_survives(cluster: &mut Cluster) -> TestResult {
             "munster",
             "-r",
             "8801",
+            "--timeout-ms",
+            "10000",
         ],
     )?;
     entry_point.wait_line("connect on")?;
-    let request = ["TelecomClient", "-h", "colby", "-p", "8800"];
+    let request = [
+        "TelecomClient",
+        "-h",
+        "colby",
+        "-p",
+        "8800",
+        "--timeout-ms",
+        ALLOWED_MS,
+    ];
     colby
         .run(&request)?
         .exits_with(1)?

@@ -10,6 +10,7 @@ use crate::fault::{Failure, Fault};
 use crate::label::{LEN, Label, OPTION};
 use crate::node::{Output, Process};
 use crate::pcap::{self, Ipv4};
+use crate::regime::until;
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq};
 
@@ -106,7 +107,7 @@ fn serve(cluster: &Cluster, mode: &str, port: u16) -> Result<Process, Failure> {
 /// A client on colby; with whether it has to succeed left to the caller.
 fn client(cluster: &Cluster, mode: &str, port: u16, more: &[&str]) -> Result<Output, Fault> {
     let to = format!("10.77.0.1:{port}");
-    let mut argv = vec!["dsi-traffic", mode, "--to", &to, "--timeout-ms", "60000"];
+    let mut argv = vec!["dsi-traffic", mode, "--to", &to, "--timeout-ms", "170000"];
     argv.extend(more);
     cluster.node("colby")?.run(&argv)
 }
@@ -395,19 +396,23 @@ fn loopback(cluster: &mut Cluster) -> TestResult {
                 "--to",
                 to,
                 "--timeout-ms",
-                "60000",
+                "170000",
             ])?
             .ok()?;
     }
     server.stop()?;
+    let copy = cluster.dir().join("lo.pcap");
+    let captured = || -> Result<_, Failure> {
+        std::fs::write(&copy, munster.read("/tmp/lo.pcap")?)
+            .map_err(Fault::host("write", &copy))?;
+        let frames = pcap::read(&copy, 0).map_err(Fault::host("read", &copy))?;
+        Ok(of_port(frames, 7007))
+    };
+    // It leaves out what it has not taken yet when it is ended.
+    until("the capture", || Ok(captured()?.len() >= 4))?;
     dump.signal(2)?;
     dump.join()?;
-    let copy = cluster.dir().join("lo.pcap");
-    std::fs::write(&copy, munster.read("/tmp/lo.pcap")?).map_err(Fault::host("write", &copy))?;
-    let packets = of_port(
-        pcap::read(&copy, 0).map_err(Fault::host("read", &copy))?,
-        7007,
-    );
+    let packets = captured()?;
     check_eq!(
         packets.len(),
         4,
@@ -428,7 +433,7 @@ fn zone(cluster: &mut Cluster) -> TestResult {
     let server = serve(cluster, "udp-server", 7008)?;
     let script = format!(
         "echo \"[\\\"task-set\\\", {{\\\"pid\\\": $$, \\\"scid\\\": 10}}]\" | {YNL_DO} && \
-         exec dsi-traffic udp-client --to 10.77.0.1:7008 --timeout-ms 60000"
+         exec dsi-traffic udp-client --to 10.77.0.1:7008 --timeout-ms 170000"
     );
     cluster.node("colby")?.sh(&script)?.ok()?;
     server.stop()?;
@@ -458,7 +463,7 @@ fn stranger(cluster: &mut Cluster) -> TestResult {
             "--to",
             "10.77.0.1:7009",
             "--timeout-ms",
-            "60000",
+            "170000",
         ])?
         .ok()?;
     server.stop()?;

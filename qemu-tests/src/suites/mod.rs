@@ -4,19 +4,26 @@ pub mod administration;
 pub mod attack;
 pub mod escape;
 pub mod forgery;
+pub mod handshake;
 pub mod harness;
 pub mod ipv6;
 pub mod label;
 pub mod module;
+pub mod nat;
 pub mod outside;
 pub mod policy_load;
 pub mod programs;
 pub mod revoke;
 pub mod rotation;
+pub mod routes;
 pub mod selftests;
+pub mod soak;
 pub mod sockets;
 pub mod twins;
 pub mod two_operators;
+
+#[cfg(test)]
+mod claims;
 
 use crate::suite::Suite;
 
@@ -30,6 +37,9 @@ pub const ALL: &[Suite] = &[
     twins::SUITE,
     outside::SUITE,
     sockets::SUITE,
+    routes::SUITE,
+    nat::SUITE,
+    handshake::SUITE,
     forgery::SUITE,
     attack::SUITE,
     escape::SUITE,
@@ -40,7 +50,7 @@ pub const ALL: &[Suite] = &[
 ];
 
 /// Suites that take long: they run only if the filter begins with their name.
-pub const LONG: &[Suite] = &[programs::SUITE, selftests::SUITE];
+pub const LONG: &[Suite] = &[programs::SUITE, selftests::SUITE, soak::SUITE];
 
 /// The suites that a filter may choose from.
 pub fn choice(filter: Option<&str>) -> &'static [Suite] {

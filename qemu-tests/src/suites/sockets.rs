@@ -4,12 +4,14 @@
 //! steps. No servers; a native helper does the steps.
 
 use crate::cluster::{Cluster, NodeSpec, address6};
-use crate::enrol::{enrol, load, members, requests, ynl};
+use crate::enrol::{addresses, enrol, load, members, requests, ynl};
 use crate::fault::Failure;
 use crate::label::Label;
 use crate::node::{Node, Output, Process};
-use crate::pcap::Frame;
-use crate::regime::{self, Counters, Denial, Regime, document, network, until};
+use crate::pcap::Ipv6;
+use crate::regime::{
+    self, Counters, Denial, Regime, WITHIN_10, ZONES, document, every_packet, network, until,
+};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
 
@@ -28,11 +30,20 @@ const TESTS: &[Test] = tests! {
     "source-route-told-by-a-permissive-policy-ok" => source_route_tolerated,
     "address-of-no-family-after-withdrawal-denied" => |c| no_family(c, false),
     "address-of-no-family-with-permission-ok" => |c| no_family(c, true),
-    "mptcp-between-zones-denied" => mptcp_denied,
-    "mptcp-within-a-zone-labelled-ok" => mptcp_allowed,
-    "segment-without-label-in-a-labelled-flow-denied" => unlabelled_segment,
-    "verdict-of-a-socket's-earlier-flow-denied" => |c| earlier_flow(c, false),
-    "connection-to-a-socket-that-connected-before-ok" => |c| earlier_flow(c, true),
+    "ip-options-of-a-zone-denied" => ip_options_denied,
+    "ip-options-of-default-ok" => ip_options_of_default,
+    "mptcp-between-zones-denied" => |c| mptcp_denied(c, PLAIN),
+    "mptcp-within-a-zone-labelled-ok" => |c| mptcp_allowed(c, PLAIN),
+    "mptcp-over-ipv6-between-zones-denied" => |c| mptcp_denied(c, PLAIN6),
+    "mptcp-over-ipv6-within-a-zone-labelled-ok" => |c| mptcp_allowed(c, PLAIN6),
+    "mptcp-within-a-zone-by-handshake-ok" => |c| mptcp_by_handshake(c, PLAIN),
+    "mptcp-over-ipv6-within-a-zone-by-handshake-ok" => |c| mptcp_by_handshake(c, PLAIN6),
+    "segment-without-label-in-a-labelled-flow-denied" => |c| unlabelled_segment(c, PLAIN),
+    "ipv6-segment-without-label-in-a-labelled-flow-denied" => |c| unlabelled_segment(c, PLAIN6),
+    "verdict-of-a-socket's-earlier-flow-denied" => |c| earlier_flow(c, PLAIN, false),
+    "connection-to-a-socket-that-connected-before-ok" => |c| earlier_flow(c, PLAIN, true),
+    "verdict-of-an-ipv6-socket's-earlier-flow-denied" => |c| earlier_flow(c, PLAIN6, false),
+    "connection-to-an-ipv6-socket-that-connected-before-ok" => |c| earlier_flow(c, PLAIN6, true),
     "open-packet-socket-after-withdrawal-denied" => |c| withdrawn(c, false),
     "open-packet-socket-with-permission-ok" => |c| withdrawn(c, true),
     "each-packet-is-counted-ok" => counted,
@@ -45,6 +56,10 @@ const TESTS: &[Test] = tests! {
     "unix-datagram-within-a-zone-ok" => |c| unix_within(c, "2"),
     "unix-datagram-by-permission-ok" => |c| unix_allowed(c, "2"),
     "unix-pair-within-a-process-ok" => unix_pair,
+    "unix-connection-after-withdrawal-denied" => |c| unix_withdrawn(c, false),
+    "unix-connection-under-another-policy-that-grants-it-ok" => |c| unix_withdrawn(c, true),
+    "netlink-message-to-another-zone-denied" => |c| netlink(c, false),
+    "netlink-message-by-permission-ok" => |c| netlink(c, true),
     "descriptor-from-another-zone-denied" => |c| descriptor(c, ""),
     "descriptor-by-permission-ok" => |c| descriptor(c, "use_fd"),
     "descriptor-within-a-zone-ok" => descriptor_within,
@@ -56,10 +71,15 @@ const TESTS: &[Test] = tests! {
     "ipv6-stream-of-the-own-zone-ok" => |c| own_stream(c, PLAIN6, &[&READS, &WRITES]),
     "ktls-stream-of-another-zone-denied" => |c| foreign_stream_denied(c, KTLS, &[&KTLS_WAYS]),
     "ktls-stream-of-the-own-zone-ok" => |c| own_stream(c, KTLS, &[&KTLS_WAYS]),
-    "ktls-stream-to-another-zone-denied" => ktls_denied,
+    "ktls-stream-to-another-zone-denied" => |c| ktls_denied(c, KTLS),
+    "ipv6-ktls-stream-of-another-zone-denied" => |c| foreign_stream_denied(c, KTLS6, &[&KTLS_WAYS]),
+    "ipv6-ktls-stream-of-the-own-zone-ok" => |c| own_stream(c, KTLS6, &[&KTLS_WAYS]),
+    "ipv6-ktls-stream-to-another-zone-denied" => |c| ktls_denied(c, KTLS6),
     "stream-of-another-zone-by-permission-ok" => foreign_stream_allowed,
-    "io-uring-to-another-zone-denied" => uring_denied,
-    "io-uring-within-a-zone-ok" => uring_allowed,
+    "io-uring-to-another-zone-denied" => |c| uring_denied(c, PLAIN),
+    "io-uring-within-a-zone-ok" => |c| uring_allowed(c, PLAIN),
+    "io-uring-over-ipv6-to-another-zone-denied" => |c| uring_denied(c, PLAIN6),
+    "io-uring-over-ipv6-within-a-zone-ok" => |c| uring_allowed(c, PLAIN6),
     "io-uring-by-earlier-credentials-denied" => |c| earlier_credentials(c, "10", "", EPERM),
     "io-uring-by-earlier-credentials-of-default-ok" => |c| earlier_credentials(c, "2", "", 0),
     "io-uring-by-earlier-credentials-by-permission-ok" => |c| earlier_credentials(c, "10", SYS_ADMIN, 0),
@@ -77,7 +97,8 @@ const TESTS: &[Test] = tests! {
     "ping-to-outside-denied" => |c| ping(c, false),
     "ping-to-a-node-ok" => |c| ping(c, true),
     "sockets-without-labels-denied" => families_denied,
-    "sockets-without-labels-of-default-ok" => families_of_default,
+    "sockets-without-labels-of-default-ok" => |c| families_allowed(c, "2", &[]),
+    "sockets-without-labels-by-permission-ok" => |c| families_allowed(c, "10", &[&socket_rule("10", "10", "create_unmediated")]),
     "multicast-sent-without-permission-denied" => |c| multicast_unsent(c, GROUP),
     "multicast-received-without-permission-denied" => |c| multicast_unreceived(c, &[GROUP, BROADCAST]),
     "multicast-by-permission-ok" => |c| multicast_passes(c, GROUP),
@@ -86,8 +107,10 @@ const TESTS: &[Test] = tests! {
     "multicast-over-ipv6-by-permission-ok" => |c| multicast_passes(c, GROUP6),
     "broadcast-sent-without-permission-denied" => |c| multicast_unsent(c, BROADCAST),
     "broadcast-by-permission-ok" => |c| multicast_passes(c, BROADCAST),
-    "network-namespace-to-another-zone-denied" => |c| namespace(c, "20"),
-    "network-namespace-within-a-zone-ok" => |c| namespace(c, "10"),
+    "network-namespace-to-another-zone-denied" => |c| namespace(c, PLAIN, "20"),
+    "network-namespace-within-a-zone-ok" => |c| namespace(c, PLAIN, "10"),
+    "network-namespace-over-ipv6-to-another-zone-denied" => |c| namespace(c, PLAIN6, "20"),
+    "network-namespace-over-ipv6-within-a-zone-ok" => |c| namespace(c, PLAIN6, "10"),
 };
 
 const NAMES: [&str; 2] = ["munster", "colby"];
@@ -101,30 +124,23 @@ const GROUP6: &str = "[ff05::7:7]:7016";
 const BROADCAST: &str = "10.77.0.255:7016";
 /// A process in munster's other network namespace.
 const INNER: &str = "10.78.0.2";
+/// The same, over IPv6.
+const INNER6: &str = "fd78::2";
 const GO: &str = "/tmp/go";
+const ALLOWED_MS: &str = "170000";
+/// How long is waited for what must not come. What is denied stays so, however long. A SYN is sent again each second: not
+/// just when the test goes on.
+const DENIED_MS: &str = "1500";
 
 const EPERM: i32 = 1;
 const EAGAIN: i32 = 11;
 const EACCES: i32 = 13;
 
-const COMMON: &str = "
-<socket_label><protocol>udp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
-<socket_label><protocol>tcp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
-<socket_label><protocol>udp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
-<socket_label><protocol>tcp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
-<socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>
-  <grant>create bind connect listen accept send receive</grant></socket_permission>
-<socket_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID>
-  <grant>create bind connect listen accept send receive</grant></socket_permission>
-<transition><parent_ScID>2</parent_ScID><binary_ScID>10</binary_ScID><new_ScID>10</new_ScID></transition>
-<transition><parent_ScID>2</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
-<transition><parent_ScID>10</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
-<network_permission><source_ScID>2</source_ScID><target_ScID>2</target_ScID><grant>send receive connect</grant></network_permission>
-<network_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID><grant>send receive connect</grant></network_permission>
-<network_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID><grant>send receive connect</grant></network_permission>";
+/// What of zone 10's executes a program of zone 20's gets there.
+const FROM_10: &str = "<transition><parent_ScID>10</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>";
 
 fn policy(more: &[&str]) -> String {
-    let mut rules = vec![COMMON];
+    let mut rules = vec![ZONES, WITHIN_10, FROM_10];
     rules.extend(more);
     document("enforcing", &rules)
 }
@@ -161,7 +177,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
     colby
         .sh(&format!(
-            "ip addr add {OUTSIDE}/24 dev eth0 && ip -6 addr add {OUTSIDE6}/64 dev eth0 nodad && ip route add 10.78.0.0/24 via {}",
+            "ip addr add {OUTSIDE}/24 dev eth0 && ip -6 addr add {OUTSIDE6}/64 dev eth0 nodad && ip route add 10.78.0.0/24 via {} && ip -6 route add fd78::/64 via fd77::1",
             munster.ip
         ))?
         .ok()?;
@@ -169,9 +185,11 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         .sh(&format!(
             "modprobe veth && ip -6 addr add fd00:77::101/64 dev eth0 nodad && ip netns add blue && ip link add host type veth peer name inner netns blue && \
              ip addr add 10.78.0.1/24 dev host && ip link set host up && \
+             ip -6 addr add fd78::1/64 dev host nodad && ip -n blue -6 addr add {INNER6}/64 dev inner nodad && \
              ip -n blue addr add {INNER}/24 dev inner && ip -n blue link set inner up && \
              ip -n blue link set lo up && ip -n blue route add default via 10.78.0.1 && \
-             echo 1 >/proc/sys/net/ipv4/ip_forward"
+             ip -n blue -6 route add default via fd78::1 && \
+             echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"
         ))?
         .ok()?;
     enrol(cluster, &NAMES, 1)?;
@@ -188,11 +206,12 @@ fn setup(cluster: &mut Cluster) -> TestResult {
 }
 
 /// Munster's addresses, of either family and in its other network namespace.
-fn of_munster(munster: &Node) -> [String; 3] {
+fn of_munster(munster: &Node) -> [String; 4] {
     [
         munster.ip.to_string(),
         address6(munster.index).to_string(),
         INNER.to_owned(),
+        INNER6.to_owned(),
     ]
 }
 
@@ -270,12 +289,61 @@ fn source_route_denied(cluster: &mut Cluster) -> TestResult {
 }
 
 fn source_route_tolerated(cluster: &mut Cluster) -> TestResult {
-    enforce(cluster, &document("permissive", &[COMMON]))?;
+    enforce(
+        cluster,
+        &document("permissive", &[ZONES, WITHIN_10, FROM_10]),
+    )?;
     let (munster, _) = nodes(cluster)?;
     let before = Counters::of(munster)?;
     source_route(cluster)?.ok()?.says("srr ok 6")?;
     let rise = Counters::of(munster)?.rise(&before, "would-refuse-source-route")?;
     check_eq!(rise, 1, "told");
+    Ok(())
+}
+
+/// Three that do nothing, on a socket that has yet to be used: level SOL_IP, IP_OPTIONS, NOP three times and the end.
+const OPTIONS: &str = "option,u,0,4,65793";
+/// The same on sockets that hold room for a label already: of a datagram as large as a packet, and of a connection.
+const LATER: [&str; 2] = [
+    "socket,u,2,2,0 connect,u,10.77.0.2:7015 fill,u,1400",
+    "socket,u,2,1,0 connect,u,10.77.0.2:7015",
+];
+
+fn ip_options_denied(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    for kind in ["1", "2"] {
+        let output = run(munster, "10", &format!("socket,u,2,{kind},0 {OPTIONS}"))?;
+        fails(output, "option", EPERM)?;
+    }
+    let _server = PLAIN.greeter(colby)?;
+    for begin in LATER {
+        let output = run(munster, "10", &format!("{begin} {OPTIONS}"))?;
+        fails(output, "option", EPERM)?;
+    }
+    Ok(())
+}
+
+/// The default zone may say them, and what it sends is labelled all the same.
+fn ip_options_of_default(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        "ip-options",
+        "2",
+        "socket,u,2,2,0 bind,u,0.0.0.0:7002 say,ready recv,u",
+    )?;
+    let before = Counters::of(colby)?;
+    run(
+        munster,
+        "2",
+        &format!("socket,u,2,2,0 {OPTIONS} send,u,message,10.77.0.2:7002"),
+    )?
+    .ok()?;
+    receiver.wait_line("recv ok message")?;
+    let rise = Counters::of(colby)?.rise(&before, "in-labelled")?;
+    check_eq!(rise, 1, "labelled packets");
     Ok(())
 }
 
@@ -326,101 +394,171 @@ fn no_family(cluster: &mut Cluster, keep: bool) -> TestResult {
     Ok(())
 }
 
-fn mptcp_server(colby: &Node) -> Result<Process, Failure> {
+/// As many bytes as take several segments of full size.
+const BULK: &str = "30000";
+
+fn mptcp_server(kind: &Kind, colby: &Node) -> Result<Process, Failure> {
     start(
         colby,
         "mptcp-server",
         "10",
-        "socket,l,2,1,262 option,l,1,2,1 bind,l,0.0.0.0:7012 listen,l say,ready accept,c,l recv,c send,c,answer",
-    )
-}
-
-fn mptcp(cluster: &Cluster, zone: &str) -> Result<Output, Failure> {
-    let (munster, colby) = nodes(cluster)?;
-    run(
-        munster,
-        zone,
         &format!(
-            "socket,a,2,1,262 timeout,a,3000 connect,a,{}:7012 send,a,question recv,a",
-            colby.ip
+            "socket,l,{},1,262 option,l,1,2,1 bind,l,{}:7012 listen,l say,ready accept,c,l drain,c,{BULK} fill,c,{BULK}",
+            kind.family, kind.any
         ),
     )
 }
 
-fn mptcp_denied(cluster: &mut Cluster) -> TestResult {
+fn mptcp(cluster: &Cluster, kind: &Kind, zone: &str) -> Result<Output, Failure> {
+    let (munster, _) = nodes(cluster)?;
+    let ms = if zone == "10" { ALLOWED_MS } else { DENIED_MS };
+    run(
+        munster,
+        zone,
+        &format!(
+            "socket,a,{},1,262 timeout,a,{ms} connect,a,{}:7012 fill,a,{BULK} drain,a,{BULK}",
+            kind.family, kind.colby
+        ),
+    )
+}
+
+fn mptcp_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
-    let _server = mptcp_server(colby)?;
+    let _server = mptcp_server(&kind, colby)?;
     let mark = colby.kernel_mark();
-    mptcp(cluster, "20")?
+    mptcp(cluster, &kind, "20")?
         .exits_with(12)?
         .says("connect errno=")?;
     Denial::wait(colby, mark, "denied sscid=20 ssnid=1 tscid=10 tsnid=2 tcp")?
         .says("reason", "no-permission")
 }
 
-fn mptcp_allowed(cluster: &mut Cluster) -> TestResult {
+fn mptcp_by_handshake(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
-    let server = mptcp_server(colby)?;
-    let mark = cluster.switch.mark();
-    mptcp(cluster, "10")?.ok()?.says("recv ok answer")?;
+    let before = Counters::of(colby)?;
+    let server = mptcp_server(&kind, colby)?;
+    mptcp(cluster, &kind, "10")?.ok()?;
     check_eq!(
         server.join()?,
         Some(0),
         "exit code of '{}'",
         server.output()?
     );
+    let after = Counters::of(colby)?;
+    check!(after.rise(&before, "flow-bound")? > 0, "no flow was bound");
+    check!(after.rise(&before, "in-bare")? > 0, "no data came in bare");
+    let refusals = after.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
+
+fn mptcp_allowed(cluster: &mut Cluster, kind: Kind) -> TestResult {
+    enforce(cluster, &every_packet(&policy(&[])))?;
+    let (_, colby) = nodes(cluster)?;
+    let server = mptcp_server(&kind, colby)?;
+    let mark = cluster.switch.mark();
+    let before = Counters::of(colby)?;
+    mptcp(cluster, &kind, "10")?.ok()?;
+    check_eq!(
+        server.join()?,
+        Some(0),
+        "exit code of '{}'",
+        server.output()?
+    );
+    let refusals = Counters::of(colby)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
     let frames = cluster.switch.frames_since(mark)?;
+    let of_flow = |ports: Option<(u16, u16)>| ports.is_some_and(|(a, b)| a == 7012 || b == 7012);
     let mut seen = 0;
-    for packet in frames.iter().filter_map(Frame::ipv4) {
-        if !packet.ports().is_some_and(|(a, b)| a == 7012 || b == 7012) {
-            continue;
-        }
+    for frame in &frames {
+        let (scid, mptcp) = match (frame.ipv4(), frame.ipv6()) {
+            (Some(packet), _) if of_flow(packet.ports()) => {
+                let scid = Label::of(&packet).map(|label| label.scid);
+                (scid, speaks_mptcp(&packet.payload))
+            }
+            (_, Some(packet)) if of_flow(packet.ports()) => {
+                (scid_of(&packet), speaks_mptcp(&packet.payload))
+            }
+            _ => continue,
+        };
         seen += 1;
-        let label = Label::of(&packet);
-        check!(
-            label.as_ref().is_some_and(|l| l.scid == 10 || l.scid == 0),
-            "label of {packet:?}"
-        );
+        check!(matches!(scid, Some(10 | 0)), "label of {frame:?}");
+        // The first one tells whether this was MPTCP.
+        check!(seen > 1 || mptcp, "no MPTCP: {frame:?}");
     }
     check!(seen > 4, "{seen} packets");
     Ok(())
 }
 
-fn unlabelled_segment(cluster: &mut Cluster) -> TestResult {
+/// The ScID that an IPv6 packet's label names.
+fn scid_of(packet: &Ipv6) -> Option<u32> {
+    let is_label = |header: &[u8]| header.len() == 24 && header[4] == 0x1e;
+    let (_, header) = packet
+        .extensions
+        .iter()
+        .find(|(kind, header)| *kind == 60 && is_label(header))?;
+    header
+        .get(12..16)
+        .and_then(|scid| scid.try_into().ok())
+        .map(u32::from_be_bytes)
+}
+
+/// Whether MPTCP's option, 30, is among a segment's.
+fn speaks_mptcp(segment: &[u8]) -> bool {
+    let len = segment.get(12).map_or(0, |byte| usize::from(byte >> 4) * 4);
+    let mut rest = segment.get(20..len).unwrap_or_default();
+    loop {
+        match *rest {
+            [30, ..] => return true,
+            [1, ..] => rest = &rest[1..],
+            [0, ..] | [] | [_] => return false,
+            [_, len, ..] => rest = rest.get(usize::from(len).max(2)..).unwrap_or_default(),
+        }
+    }
+}
+
+fn unlabelled_segment(cluster: &mut Cluster, kind: Kind) -> TestResult {
     let open = [
         network("outside", "", "10", "connect"),
         network("10", "", "outside", "connect"),
     ];
-    enforce(cluster, &policy(&[&open[0], &open[1]]))?;
+    // With a label on each segment, also of those that a handshake would do for.
+    enforce(cluster, &every_packet(&policy(&[&open[0], &open[1]])))?;
     let (munster, colby) = nodes(cluster)?;
     let server = start(
         colby,
-        "bound-server",
+        &format!("bound-server-{}", kind.family),
         "10",
-        "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7013 listen,l say,ready accept,c,l recv,c recv,c",
+        &format!(
+            "socket,l,{},1,0 option,l,1,2,1 bind,l,{}:7013 listen,l say,ready accept,c,l recv,c recv,c",
+            kind.family, kind.any
+        ),
     )?;
     let client = start(
         munster,
         "bound-client",
         "10",
         &format!(
-            "socket,a,2,1,0 connect,a,{}:7013 send,a,first say,ready until,{GO} send,a,second",
-            colby.ip
+            "socket,a,{},1,0 connect,a,{}:7013 send,a,first say,ready until,{GO} send,a,second",
+            kind.family, kind.colby
         ),
     )?;
     server.wait_line("recv ok first")?;
     // Munster forgets its key: what it sends carries no label, as what a stranger would put into the flow. Its policy is
     // permissive meanwhile, or it would abort the connection to a node that it no longer knows.
-    let tolerant = document("permissive", &[COMMON, &open[0], &open[1]]);
+    let tolerant = every_packet(&document(
+        "permissive",
+        &[ZONES, WITHIN_10, FROM_10, &open[0], &open[1]],
+    ));
     regime::kept::<Regime>(cluster)?.enforce(munster, &tolerant)?;
     let before = Counters::of(colby)?;
     ynl(
         munster,
         &[
             serde_json::json!(["node-del", {"snid": 2}]),
-            serde_json::json!(["node-set", {"snid": 2, "address": [colby.ip.to_string()]}]),
+            serde_json::json!(["node-set", {"snid": 2, "address": addresses(2, &colby.ip.to_string())}]),
         ],
     )?
     .ok()?;
@@ -444,37 +582,48 @@ fn unlabelled_segment(cluster: &mut Cluster) -> TestResult {
 
 /// Zone 10 on munster connects from 7014 to 7024, which is zone 20's on colby. Later the same socket waits for
 /// connections, and zone 20 connects from 7024 to 7014.
-fn earlier_flow(cluster: &mut Cluster, granted: bool) -> TestResult {
+fn earlier_flow(cluster: &mut Cluster, kind: Kind, granted: bool) -> TestResult {
     let forth = network("10", "", "20", "connect");
     let back = network("20", "", "10", "connect");
     let mut rules = vec![forth.as_str()];
     rules.extend(granted.then_some(back.as_str()));
     enforce(cluster, &policy(&rules))?;
     let (munster, colby) = nodes(cluster)?;
+    let (family, at_munster, at_colby) = (kind.family, kind.munster, kind.colby);
     let peer = start(
         colby,
-        &format!("earlier-peer-{granted}"),
+        &format!("earlier-peer-{family}-{granted}"),
         "20",
         &format!(
-            "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7024 listen,l say,ready accept,c,l send,c,hello \
-             until,{GO} close,c close,l socket,b,2,1,0 option,b,1,2,1 bind,b,{}:7024 timeout,b,3000 connect,b,{}:7014",
-            colby.ip, munster.ip
+            "socket,l,{family},1,0 option,l,1,2,1 bind,l,{}:7024 listen,l say,ready accept,c,l send,c,hello \
+             until,{GO} end,c close,c close,l socket,b,{family},1,0 option,b,1,2,1 bind,b,{at_colby}:7024 \
+             timeout,b,{} connect,b,{at_munster}:7014",
+            kind.any,
+            if granted { ALLOWED_MS } else { DENIED_MS }
         ),
     )?;
     let own = start(
         munster,
-        &format!("earlier-own-{granted}"),
+        &format!("earlier-own-{family}-{granted}"),
         "10",
         &format!(
-            "socket,a,2,1,0 option,a,1,2,1 bind,a,{}:7014 connect,a,{}:7024 recv,a connect,a,unspec timeout,a,6000 \
-             listen,a say,ready accept,c,a",
-            munster.ip, colby.ip
+            "socket,a,{family},1,0 option,a,1,2,1 bind,a,{at_munster}:7014 connect,a,{at_colby}:7024 recv,a \
+             connect,a,unspec timeout,a,{} listen,a say,ready until,{GO} accept,c,a",
+            if granted { ALLOWED_MS } else { "50" }
         ),
     )?;
+    let before = Counters::of(munster)?;
     colby.write(GO, "")?;
-    peer.join()?;
+    let peer_code = peer.join()?;
+    if !granted {
+        until("the refusal", || {
+            Ok(Counters::of(munster)?.rise(&before, "refused-no-permission")? > 0)
+        })?;
+    }
+    munster.write(GO, "")?;
     own.join()?;
     let (said, peer_said) = (own.output()?, peer.output()?);
+    check_eq!(peer_code == Some(0), granted, "connected: {peer_said}");
     let accepted = said.contains("accept ok");
     check_eq!(accepted, granted, "accepted: {said}{peer_said}");
     Ok(())
@@ -612,6 +761,80 @@ fn unix_pair(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
+/// Zone 10 is connected to zone 20 when another policy comes into force. Neither end sends any more, unless it grants
+/// the connection, too.
+fn unix_withdrawn(cluster: &mut Cluster, granted: bool) -> TestResult {
+    let connect = process_rule("10", "20", "unix_connect");
+    let both = process_rule("10", "20", "unix_connect unix_send");
+    enforce(cluster, &policy(&[&connect]))?;
+    let (_, colby) = nodes(cluster)?;
+    for (kind, name) in [("1", "stream"), ("5", "seqpacket")] {
+        let mark = colby.kernel_mark();
+        enforce(cluster, &policy(&[&connect]))?;
+        let server = start(
+            colby,
+            &format!("withdrawn-server-{name}-{granted}"),
+            "20",
+            &format!(
+                "socket,l,1,{kind},0 bind,l,@{name}{granted} listen,l say,ready accept,c,l recv,c send,c,first until,{GO} send,c,second recv,c"
+            ),
+        )?;
+        // Each takes the other's message before it ends: no one sends to an end that is gone.
+        let client = format!("withdrawn-client-{name}-{granted}");
+        let steps = format!(
+            "socket,s,1,{kind},0 connect,s,@{name}{granted} send,s,question recv,s say,ready until,{GO} send,s,another recv,s"
+        );
+        let client = start(colby, &client, "10", &steps)?;
+        let rules: &[&str] = if granted { &[&both] } else { &[] };
+        enforce(cluster, &policy(rules))?;
+        colby.write(GO, "")?;
+        for (process, message) in [(&server, "second"), (&client, "another")] {
+            let code = process.join()?;
+            if granted {
+                check_eq!(code, Some(0), "{name}: {message}: {}", process.output()?);
+            } else {
+                check_eq!(code, Some(12), "{name}: {message}: {}", process.output()?);
+                let said = process.output()?;
+                check!(
+                    said.contains(&format!("send errno={EACCES}")),
+                    "{name}: {said}"
+                );
+            }
+        }
+        if !granted {
+            Denial::wait(colby, mark, "denied sscid=10 ssnid=2 tscid=20 tsnid=2")?
+                .says("perm", "unix_connect")?;
+        }
+    }
+    Ok(())
+}
+
+/// Of two messages to a netlink socket of zone 20, a process of zone 10 sends the first one.
+fn netlink(cluster: &mut Cluster, granted: bool) -> TestResult {
+    let rule = process_rule("10", "20", "unix_send");
+    let rules: Vec<&str> = granted.then_some(rule.as_str()).into_iter().collect();
+    enforce(cluster, &policy(&rules))?;
+    let (_, colby) = nodes(cluster)?;
+    let mark = colby.kernel_mark();
+    let receiver = start(
+        colby,
+        &format!("netlink-{granted}"),
+        "20",
+        "socket,n,16,3,2 bind,n,netlink:777 say,ready recv,n",
+    )?;
+    for (zone, message) in [("10", "foreign"), ("20", "own")] {
+        // Who is refused is not told: his message is lost.
+        let steps = format!("socket,n,16,3,2 send,n,{message},netlink:777");
+        run(colby, zone, &steps)?;
+    }
+    if granted {
+        receiver.wait_line("recv ok foreign")?;
+        return Ok(());
+    }
+    receiver.wait_line("recv ok own")?;
+    Denial::wait(colby, mark, "denied sscid=10 ssnid=2 tscid=20 tsnid=2")?.says("perm", "unix_send")
+}
+
 /// Zone 10 hands a socket of its own to a server of zone 20.
 fn descriptor(cluster: &mut Cluster, grant: &str) -> TestResult {
     let connect = process_rule("10", "20", "unix_connect");
@@ -694,11 +917,14 @@ const WRITES: [&str; 5] = [
     "ring,r,0 ringsend,r,a,more",
     "ring,r,2 ringsend,r,a,more",
 ];
+/// An end that is closed with the greeting unread resets the connection, and what it has written may be lost.
+const TAKES_GREETING: &str = "recv,a";
 
-/// A kind of stream: family, any address of it, colby's, and what both ends do with it before its first byte.
+/// A kind of stream: family, any address of it, munster's, colby's, and what both ends do with it before its first byte.
 struct Kind {
     family: &'static str,
     any: &'static str,
+    munster: &'static str,
     colby: &'static str,
     begin: &'static str,
 }
@@ -706,18 +932,24 @@ struct Kind {
 const PLAIN: Kind = Kind {
     family: "2",
     any: "0.0.0.0",
+    munster: "10.77.0.1",
     colby: "10.77.0.2",
     begin: "",
 };
 const PLAIN6: Kind = Kind {
     family: "10",
     any: "[::]",
+    munster: "[fd77::1]",
     colby: "[fd77::2]",
     begin: "",
 };
 const KTLS: Kind = Kind {
     begin: "ktls",
     ..PLAIN
+};
+const KTLS6: Kind = Kind {
+    begin: "ktls",
+    ..PLAIN6
 };
 /// What the kernel's TLS has: neither MSG_ZEROCOPY nor TCP_ZEROCOPY_RECEIVE.
 const KTLS_WAYS: [&str; 7] = [
@@ -765,12 +997,13 @@ fn streams(
 ) -> TestResult {
     let (munster, colby) = nodes(cluster)?;
     for way in ways {
+        let then = if reads(way) { "" } else { TAKES_GREETING };
         let server = kind.greeter(colby)?;
         let output = run(
             munster,
             "10",
             &format!(
-                "socket,a,{},1,0 connect,a,{}:7015 {} keep,a,9 exec,{} fd,a,9 {way}",
+                "socket,a,{},1,0 connect,a,{}:7015 {} keep,a,9 exec,{} fd,a,9 {way} {then}",
                 kind.family,
                 kind.colby,
                 kind.begin("a"),
@@ -791,10 +1024,14 @@ fn foreign_stream_denied(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) ->
     })
 }
 
+fn reads(way: &str) -> bool {
+    READS.contains(&way)
+}
+
 /// What is read is the greeting, and what is written gets there, under the label that the flow began with.
 fn passes(way: &str, output: Output, server: &Process) -> TestResult {
     let output = output.ok()?;
-    if READS.contains(&way) {
+    if reads(way) {
         output.says("ok greeting")?;
     } else {
         server.wait_line("recv ok ")?;
@@ -813,15 +1050,18 @@ fn own_stream(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) -> TestResult
 }
 
 /// An encrypted connection is one like others: its zone is judged when it begins, and again when the policy changes.
-fn ktls_denied(cluster: &mut Cluster) -> TestResult {
+fn ktls_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (munster, colby) = nodes(cluster)?;
-    let _server = KTLS.greeter(colby)?;
+    let _server = kind.greeter(colby)?;
     let mark = colby.kernel_mark();
     run(
         munster,
         "20",
-        "socket,a,2,1,0 timeout,a,3000 connect,a,10.77.0.2:7015",
+        &format!(
+            "socket,a,{},1,0 timeout,a,{DENIED_MS} connect,a,{}:7015",
+            kind.family, kind.colby
+        ),
     )?
     .exits_with(12)?
     .says("connect errno=")?;
@@ -835,7 +1075,8 @@ fn ktls_denied(cluster: &mut Cluster) -> TestResult {
         "ktls-withdrawn",
         "20",
         &format!(
-            "socket,a,2,1,0 connect,a,10.77.0.2:7015 ktls,a recv,a say,ready until,{GO} recv,a"
+            "socket,a,{},1,0 connect,a,{}:7015 ktls,a recv,a say,ready until,{GO} recv,a",
+            kind.family, kind.colby
         ),
     )?;
     let before = Counters::of(colby)?;
@@ -862,29 +1103,35 @@ const RINGS: [&str; 3] = [
     "ring,r,0 personality,r ringsendas,r,u,message,1",
 ];
 
-fn uring(cluster: &Cluster, port: &str, way: &str) -> TestResult {
-    let (munster, colby) = nodes(cluster)?;
+fn uring(cluster: &Cluster, kind: &Kind, port: &str, way: &str) -> TestResult {
+    let (munster, _) = nodes(cluster)?;
     run(
         munster,
         "10",
-        &format!("socket,u,2,2,0 connect,u,{}:{port} {way}", colby.ip),
+        &format!(
+            "socket,u,{},2,0 connect,u,{}:{port} {way}",
+            kind.family, kind.colby
+        ),
     )?
     .ok()?;
     Ok(())
 }
 
-fn uring_denied(cluster: &mut Cluster) -> TestResult {
+fn uring_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     let receiver = start(
         colby,
-        "uring-20",
+        &format!("uring-20-{}", kind.family),
         "20",
-        &format!("socket,u,2,2,0 bind,u,0.0.0.0:7021 say,ready until,{GO} timeout,u,50 recv,u"),
+        &format!(
+            "socket,u,{},2,0 bind,u,{}:7021 say,ready until,{GO} timeout,u,50 recv,u",
+            kind.family, kind.any
+        ),
     )?;
     for way in RINGS {
         let before = Counters::of(colby)?;
-        uring(cluster, "7021", way)?;
+        uring(cluster, &kind, "7021", way)?;
         until("the refusal", || {
             Ok(Counters::of(colby)?.rise(&before, "refused-no-permission")? == 1)
         })?;
@@ -896,7 +1143,7 @@ fn uring_denied(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-fn uring_allowed(cluster: &mut Cluster) -> TestResult {
+fn uring_allowed(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     for way in RINGS {
@@ -904,9 +1151,12 @@ fn uring_allowed(cluster: &mut Cluster) -> TestResult {
             colby,
             "uring-10",
             "10",
-            "socket,u,2,2,0 bind,u,0.0.0.0:7011 say,ready recv,u",
+            &format!(
+                "socket,u,{},2,0 bind,u,{}:7011 say,ready recv,u",
+                kind.family, kind.any
+            ),
         )?;
-        uring(cluster, "7011", way)?;
+        uring(cluster, &kind, "7011", way)?;
         receiver.wait_line("recv ok message")?;
         receiver.join()?;
     }
@@ -1089,7 +1339,7 @@ fn ping6(cluster: &mut Cluster, granted: bool) -> TestResult {
     let output = run(
         munster,
         "10",
-        "socket,p,10,2,58 timeout,p,3000 ping,p,[fd77::2]",
+        &format!("socket,p,10,2,58 timeout,p,{ALLOWED_MS} ping,p,[fd77::2]"),
     )?;
     if granted {
         output.ok()?;
@@ -1110,7 +1360,7 @@ fn ping(cluster: &mut Cluster, to_node: bool) -> TestResult {
     let output = run(
         munster,
         "10",
-        &format!("socket,p,2,2,1 timeout,p,3000 ping,p,{to}"),
+        &format!("socket,p,2,2,1 timeout,p,{ALLOWED_MS} ping,p,{to}"),
     )?;
     if to_node {
         output.ok()?;
@@ -1121,12 +1371,15 @@ fn ping(cluster: &mut Cluster, to_node: bool) -> TestResult {
 }
 
 /// Family, type and protocol of what carries no label.
-const FAMILIES: [(&str, &str); 9] = [
+const FAMILIES: [(&str, &str); 12] = [
     ("packet", "17,3,0"),
     ("xdp", "44,3,0"),
     ("vsock", "40,1,0"),
     ("sctp", "2,1,132"),
     ("sctp-datagrams", "2,5,132"),
+    ("sctp-over-ipv6", "10,1,132"),
+    ("smc", "43,1,0"),
+    ("smc-over-ipv6", "43,1,1"),
     ("rds", "21,5,0"),
     ("tipc", "30,5,0"),
     ("raw", "2,3,255"),
@@ -1143,18 +1396,18 @@ fn families_denied(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-fn families_of_default(cluster: &mut Cluster) -> TestResult {
-    enforce(cluster, &policy(&[]))?;
+fn families_allowed(cluster: &mut Cluster, zone: &str, rules: &[&str]) -> TestResult {
+    enforce(cluster, &policy(rules))?;
     let (_, colby) = nodes(cluster)?;
     for (name, numbers) in FAMILIES {
-        let output = run(colby, "2", &format!("say,{name} socket,s,{numbers}"))?;
+        let output = run(colby, zone, &format!("say,{name} socket,s,{numbers}"))?;
         // The kernel may have no such family, or be told not to load its module.
         if output.code != Some(0) {
             output.says_not(&format!("errno={EACCES}"))?;
         }
     }
     for numbers in ["17,3,0", "2,3,255", "10,3,255"] {
-        run(colby, "2", &format!("socket,s,{numbers}"))?.ok()?;
+        run(colby, zone, &format!("socket,s,{numbers}"))?.ok()?;
     }
     Ok(())
 }
@@ -1247,7 +1500,7 @@ fn multicast_passes(cluster: &mut Cluster, to: &str) -> TestResult {
 }
 
 /// A process of zone 10 in munster's other network namespace, by way of munster's forwarding.
-fn namespace(cluster: &mut Cluster, zone: &str) -> TestResult {
+fn namespace(cluster: &mut Cluster, kind: Kind, zone: &str) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (munster, colby) = nodes(cluster)?;
     let port = format!("70{zone}");
@@ -1255,20 +1508,18 @@ fn namespace(cluster: &mut Cluster, zone: &str) -> TestResult {
         colby,
         &format!("namespace-{zone}"),
         zone,
-        &format!("socket,u,2,2,0 bind,u,0.0.0.0:{port} say,ready recv,u"),
+        &format!(
+            "socket,u,{},2,0 bind,u,{}:{port} say,ready recv,u",
+            kind.family, kind.any
+        ),
     )?;
     let mark = colby.kernel_mark();
     let program = program("10");
-    let message = format!("send,u,message,{}:{port}", colby.ip);
-    let argv = [
-        "ip",
-        "netns",
-        "exec",
-        "blue",
-        program.as_str(),
-        "socket,u,2,2,0",
-        &message,
-    ];
+    let (socket, message) = (
+        format!("socket,u,{},2,0", kind.family),
+        format!("send,u,message,{}:{port}", kind.colby),
+    );
+    let argv = ["ip", "netns", "exec", "blue", &program, &socket, &message];
     munster.run(&argv)?.ok()?;
     if zone == "10" {
         receiver.wait_line("recv ok message")?;
@@ -1276,6 +1527,10 @@ fn namespace(cluster: &mut Cluster, zone: &str) -> TestResult {
     }
     let denial = Denial::wait(colby, mark, "denied sscid=10 ssnid=1 tscid=20 tsnid=2 udp")?;
     denial.says("reason", "no-permission")?;
-    check!(denial.ends()?.0.starts_with(INNER), "source of {denial:?}");
+    let source = denial.ends()?.0;
+    check!(
+        source.contains(INNER) || source.contains(INNER6),
+        "source of {denial:?}"
+    );
     Ok(())
 }

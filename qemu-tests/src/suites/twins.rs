@@ -10,7 +10,7 @@ use crate::fault::Failure;
 use crate::label::Label;
 use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv4};
-use crate::regime::{self, Counters, Denial, Regime, document, network, until};
+use crate::regime::{self, Counters, Denial, Regime, ZONES, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
 
@@ -73,27 +73,11 @@ const ZONE_20: Zone = Zone {
 };
 /// How long a client waits for what must not come. What is denied stays so, however long.
 const DENIED_MS: &str = "1500";
-const ALLOWED_MS: &str = "60000";
+const ALLOWED_MS: &str = "170000";
 const TRAFFIC: &str = "/opt/dsi/bin/dsi-traffic";
 const OLD_UDP: &str = "7200";
 const OLD_TCP: &str = "7201";
 const OLD_STOP: &str = "/tmp/stop-old";
-
-/// What all policies here have in common: ports 7010 to 7019 are zone 10's and 7020 to 7029 zone 20's;
-/// both may use their own sockets, and so may the rest of the system.
-const COMMON: &str = "
-<socket_label><protocol>udp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
-<socket_label><protocol>tcp</protocol><port>7010-7019</port><new_ScID>10</new_ScID></socket_label>
-<socket_label><protocol>udp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
-<socket_label><protocol>tcp</protocol><port>7020-7029</port><new_ScID>20</new_ScID></socket_label>
-<socket_permission><source_ScID>10</source_ScID><target_ScID>10</target_ScID>
-  <grant>create bind connect listen accept send receive</grant></socket_permission>
-<socket_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID>
-  <grant>create bind connect listen accept send receive</grant></socket_permission>
-<transition><parent_ScID>2</parent_ScID><binary_ScID>10</binary_ScID><new_ScID>10</new_ScID></transition>
-<transition><parent_ScID>2</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>
-<network_permission><source_ScID>2</source_ScID><target_ScID>2</target_ScID><grant>send receive connect</grant></network_permission>
-<network_permission><source_ScID>20</source_ScID><target_ScID>20</target_ScID><grant>send receive connect</grant></network_permission>";
 
 /// A zone, with the port of its servers on colby.
 #[derive(Clone, Copy)]
@@ -142,7 +126,7 @@ const TCP_WITHIN: Way = Way {
 /// A policy: what all have in common, zone 10 within itself, and more rules.
 fn policy(mode: &str, more: &[&str]) -> String {
     let own = network("10", "", "10", "send receive connect");
-    let mut rules = vec![COMMON, own.as_str()];
+    let mut rules = vec![ZONES, own.as_str()];
     rules.extend(more);
     document(mode, &rules)
 }
@@ -155,7 +139,13 @@ fn base() -> String {
 fn setup(cluster: &mut Cluster) -> TestResult {
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
     // They end with the guests, or when a test asks them to.
+    let mark = cluster.switch.mark();
     let older = Older::start(munster, colby)?;
+    for port in [OLD_UDP, OLD_TCP] {
+        until("sockets that will be older than the module", || {
+            Ok(packets(cluster, mark, port)?.len() >= 4)
+        })?;
+    }
     for name in NAMES {
         let node = cluster.node(name)?;
         load(node, &[])?;
@@ -219,7 +209,7 @@ impl Older {
                 "--interval-ms",
                 "50",
                 "--timeout-ms",
-                "120000",
+                ALLOWED_MS,
             ];
             clients.push(munster.spawn(&format!("older-{mode}"), &argv)?);
         }
@@ -716,7 +706,7 @@ fn flow_kept(cluster: &mut Cluster) -> TestResult {
         "--interval-ms",
         "5",
         "--timeout-ms",
-        "120000",
+        ALLOWED_MS,
     ];
     let flow = munster.spawn("flow-kept", &argv)?;
     let port = ZONE_10.port.to_string();
@@ -787,7 +777,7 @@ fn flow_cut(cluster: &mut Cluster) -> TestResult {
 
     let datagrams_only = document(
         "enforcing",
-        &[COMMON, &network("10", "", "10", "send receive")],
+        &[ZONES, &network("10", "", "10", "send receive")],
     );
     let before = Counters::of(colby)?;
     kept(cluster)?.regime.enforce(colby, &datagrams_only)?;

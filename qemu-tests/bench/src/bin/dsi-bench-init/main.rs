@@ -10,15 +10,22 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use full::Full;
+use peers::Peer;
 use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::system::{RebootCommand, finit_module, reboot};
+use twin::Failure;
 
 mod full;
+mod memory;
+mod peers;
+mod twin;
 
 /// What the guest does before anything is measured: timers, RCU and kernel threads come to rest.
 const SETTLE: Duration = Duration::from_secs(20);
 
-type Failure = Box<dyn std::error::Error>;
+/// Most open files of a process here.
+const DESCRIPTORS: u64 = 300_000;
 
 fn main() {
     let mut answer = match open_answer() {
@@ -42,14 +49,33 @@ fn main() {
 fn run(answer: &mut File) -> Result<(), Failure> {
     let config =
         std::env::var("dsi_bench").map_err(|_| "the kernel's command line has no dsi_bench=")?;
-    let mut full = None;
+    let (mut full, mut peer) = (None, None);
+    // Before anything is in force that could refuse it.
+    let most = Some(DESCRIPTORS);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )?;
     match config.as_str() {
         "bare" => {}
+        "bare_memory" => return memory::measure(answer, None),
+        "memory" => {
+            memory::of_module(answer, |answer| load_module(answer, ""))?;
+            let mut full = Full::establish(answer, None)?;
+            memory::measure(answer, Some(&mut full))?;
+            return full.prove_by_twin(answer);
+        }
         "hooks" => load_module(answer, "hooks_only=1")?,
         "dsm" => {
             load_module(answer, "")?;
-            full = Some(Full::establish(answer)?);
+            full = Some(Full::establish(answer, number("dsi_bench_rules")?)?);
         }
+        "nft_map" => peer = Some(Peer::nft_map()?),
+        "bpf_lsm" => peer = Some(Peer::bpf_lsm()?),
+        "cipso" => peer = Some(Peer::cipso()?),
         other => return Err(format!("dsi_bench={other} is no configuration").into()),
     }
     std::thread::sleep(SETTLE);
@@ -58,8 +84,20 @@ fn run(answer: &mut File) -> Result<(), Failure> {
         tell_symbols(answer)?;
     } else if let Some(full) = &mut full {
         full.prove(answer)?;
+    } else if let Some(peer) = &peer {
+        peer.prove(answer)?;
     }
     Ok(())
+}
+
+/// A number from the kernel's command line, if it is there.
+fn number(name: &str) -> Result<Option<u32>, Failure> {
+    match std::env::var(name) {
+        Ok(text) => Ok(Some(
+            text.parse().map_err(|e| format!("{name}={text}: {e}"))?,
+        )),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Where each function of the kernel and its modules lies, for the profile of a single operation.
