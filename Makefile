@@ -5,6 +5,8 @@ KERNEL ?= newest
 PACKETS ?= 1000000
 CYCLES ?= 500
 SECONDS ?= 60
+# Of what takes long by nature: how long in all, and for one test.
+LONG = QEMU_LIMIT=43200 TEST_LIMIT=43200
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
@@ -27,16 +29,16 @@ check-qemu: setup ## only the QEMU suites (FILTER=<part of a name> for some of t
 	@scripts/check qemu
 
 check-attack: setup ## a million forged packets (PACKETS=<number>) against a node
-	@DSI_ATTACK_PACKETS=$(PACKETS) FILTER=attack/ scripts/check qemu
+	@DSI_ATTACK_PACKETS=$(PACKETS) $(LONG) FILTER=attack/ scripts/check qemu
 
 check-programs: setup ## Redis, nginx and PostgreSQL, unchanged, each in its zone under load
-	@FILTER=programs/ scripts/check qemu
+	@$(LONG) FILTER=programs/ scripts/check qemu
 
 check-selftests: setup ## the kernel's own network selftests, with the module and without it
-	@FILTER=selftests/ scripts/check qemu
+	@$(LONG) FILTER=selftests/ scripts/check qemu
 
 soak: setup ## 500 loads and unloads (CYCLES=<number>) under verified traffic: no byte lost, nothing left
-	@DSI_SOAK_CYCLES=$(CYCLES) QEMU_LIMIT=$$((3600 + 30 * $(CYCLES))) FILTER=soak/ scripts/check qemu
+	@DSI_SOAK_CYCLES=$(CYCLES) $(LONG) FILTER=soak/ scripts/check qemu
 
 check-kernels: setup ## the QEMU suites on every stock kernel of the archive that has Rust (FILTER, KERNELS)
 	@scripts/check-kernels

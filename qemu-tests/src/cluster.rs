@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::fault::Fault;
 use crate::images::Images;
-use crate::node::Node;
+use crate::node::{Guest, Node};
 use crate::switch::Switch;
 use crate::vm::{Phase, Vm, VmSpec};
 
@@ -175,6 +175,11 @@ impl Cluster {
     /// All nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// What ends the nodes from another thread.
+    pub(crate) fn guests(&self) -> Vec<Guest> {
+        self.nodes.iter().map(Node::guest).collect()
     }
 
     /// Pulls a node's plug.

@@ -1,19 +1,22 @@
 //! Runs the QEMU suites: `cargo run -p dsi-qemu-tests -- --help`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use dsi_qemu_tests::runner::{Options, run};
 use dsi_qemu_tests::suites::choice;
 use dsi_qemu_tests::{Need, shell};
 
 const USAGE: &str =
-    "usage: dsi-qemu-tests [--list] [--filter TEXT] [--kernel RELEASE] [--jobs N] [--no-build]
+    "usage: dsi-qemu-tests [--list] [--filter TEXT] [--kernel RELEASE] [--jobs N] [--bound SECONDS]
+                      [--no-build]
 Boots nodes in QEMU and runs the suites on them. Logs go to target/qemu/SUITE/NODE/.
 --list            tells the tests
 --filter TEXT     only tests whose 'suite/test' contains TEXT, or one of TEXT,TEXT,...; 'programs', 'selftests' and
                   'soak' only run if it begins so
 --kernel RELEASE  the stock kernel to run on (newest)
 --jobs N          suites at the same time (1)
+--bound SECONDS   ends the guests of a test that takes longer, and its suite with them (900)
 --no-build        takes the programs as they are
 --shell NODES     boots the nodes (a,b,...) and runs lines 'NODE COMMAND' of standard input on them
 --servers         with --shell: has smd, ssd and dsictl on them, too
@@ -62,6 +65,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Do, String> {
         list: false,
         no_build: false,
         jobs: 1,
+        bound: Duration::from_secs(900),
     };
     let (mut shell, mut needs) = (None, vec![Need::Module]);
     while let Some(arg) = args.next() {
@@ -76,6 +80,12 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Do, String> {
                 options.jobs = value()?
                     .parse()
                     .map_err(|_| "--jobs: expected a number".to_owned())?;
+            }
+            "--bound" => {
+                options.bound = value()?
+                    .parse()
+                    .map(Duration::from_secs)
+                    .map_err(|_| "--bound: expected seconds".to_owned())?;
             }
             "--shell" => shell = Some(value()?),
             "--servers" => needs.push(Need::Servers),

@@ -429,6 +429,9 @@ impl Process {
     }
 }
 
+/// A node's QEMU, for who ends it while its node is in use.
+pub(crate) type Guest = Arc<Mutex<Vm>>;
+
 /// A booted machine of a cluster.
 pub struct Node {
     /// Host name.
@@ -438,7 +441,7 @@ pub struct Node {
     /// Its place in the cluster, from 1.
     pub index: u8,
     dir: PathBuf,
-    vm: Mutex<Vm>,
+    vm: Guest,
     link: Arc<Link>,
     ready: Receiver<Answer>,
     phase: Phase,
@@ -476,7 +479,7 @@ impl Node {
             index: spec.index,
             console: Mutex::new(Console::new(&dir.join("console.log"))),
             dir,
-            vm: Mutex::new(vm),
+            vm: Arc::new(Mutex::new(vm)),
             link,
             ready,
             phase: Phase::Booting,
@@ -681,6 +684,11 @@ impl Node {
     pub fn power_off(&mut self) {
         lock(&self.vm).kill();
         self.phase = Phase::Stopped;
+    }
+
+    /// What ends it from another thread.
+    pub(crate) fn guest(&self) -> Guest {
+        Arc::clone(&self.vm)
     }
 
     /// Copies the kernel's log and the logs of background programs to the host. Files that cannot be

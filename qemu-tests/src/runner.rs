@@ -9,23 +9,34 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, NodeSpec};
 use crate::fault::{Failure, Fault};
 use crate::images::{Images, Payload, build_programs, program_dir};
 use crate::leaks;
+use crate::node::Guest;
 use crate::suite::{Need, Suite, Test, TestResult};
 
 /// A test that takes so long is told of while it runs.
 const LONG: Duration = Duration::from_secs(300);
+
+/// How much longer tests may take on a kernel with its checkers on.
+const DEBUG_SLOWNESS: u32 = 8;
+
+/// After so many failures in a row the nodes are not what the tests behind them suppose, and each of those would wait for
+/// its deadlines in vain: the suite ends there.
+const HOPELESS: u32 = 4;
 
 /// What each suite ends with on a kernel that can tell.
 const LEAKS: Test = Test {
     name: "module-has-lost-no-memory-ok",
     run: leaks::none,
 };
+
+/// How often the watch looks.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Lines of each log that a failure's report shows.
 const TAIL: usize = 15;
@@ -43,6 +54,8 @@ pub struct Options {
     pub no_build: bool,
     /// Suites that run at the same time.
     pub jobs: usize,
+    /// A test that takes longer will not end: its guests are ended, which is a fault of the harness.
+    pub bound: Duration,
 }
 
 /// How many tests ended how.
@@ -134,7 +147,7 @@ pub fn run(suites: &[Suite], options: &Options) -> u8 {
     needs.sort();
     needs.dedup();
     let counts = match prepare(&needs, &options.kernel, options.no_build) {
-        Ok(ready) => run_selected(selected, options.jobs, &ready),
+        Ok(ready) => run_selected(selected, options, &ready),
         Err(fault) => {
             println!("FAULT {fault}");
             let skipped = u32::try_from(total).unwrap_or(u32::MAX);
@@ -207,41 +220,78 @@ fn prepare(needs: &[Need], kernel: &str, no_build: bool) -> Result<Ready, Fault>
     })
 }
 
-/// The tests that run now, and since when.
-#[derive(Default)]
-struct Underway(Mutex<BTreeMap<String, Instant>>);
+/// A test that runs now.
+struct Running {
+    since: Instant,
+    told: Instant,
+    guests: Vec<Guest>,
+}
+
+/// The tests that run now, by name, and how long each may take.
+struct Underway {
+    running: Mutex<BTreeMap<String, Running>>,
+    bound: Duration,
+}
 
 impl Underway {
-    fn of<T>(&self, name: &str, run: impl FnOnce() -> T) -> T {
-        let all = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all().insert(name.to_owned(), Instant::now());
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a step that depends on these guests; they are ended if it takes longer than the bound.
+    fn of<T>(&self, name: &str, guests: Vec<Guest>, run: impl FnOnce() -> T) -> T {
+        let now = Instant::now();
+        let running = Running {
+            since: now,
+            told: now,
+            guests,
+        };
+        self.all().insert(name.to_owned(), running);
         let result = run();
-        all().remove(name);
+        self.all().remove(name);
         result
     }
 
-    /// Says which tests take long, so that whoever ends the run, and sees no more than this, knows where it stood.
+    /// Says which tests take long, so that whoever ends the run, and sees no more than this, knows where it stood; and
+    /// ends those that will not.
     fn watch(&self, ended: &mpsc::Receiver<()>) {
-        while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(LONG) {
-            for (name, since) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-                let since = since.elapsed();
-                if since >= LONG {
+        while let Err(mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(LOOK) {
+            for (name, running) in &mut *self.all() {
+                let since = running.since.elapsed();
+                if running.told.elapsed() >= LONG {
+                    running.told = Instant::now();
                     println!("     {name} has been running for {} s", since.as_secs());
+                }
+                if since >= self.bound && !running.guests.is_empty() {
+                    println!(
+                        "     {name} is not done after {} s: its guests are ended",
+                        since.as_secs()
+                    );
+                    for guest in running.guests.drain(..) {
+                        guest.lock().unwrap_or_else(PoisonError::into_inner).kill();
+                    }
                 }
             }
         }
     }
 }
 
-fn run_selected(selected: Vec<(Suite, Vec<Test>)>, jobs: usize, ready: &Ready) -> Counts {
+fn run_selected(selected: Vec<(Suite, Vec<Test>)>, options: &Options, ready: &Ready) -> Counts {
+    let slowness = match ready.images.is_debug() {
+        true => DEBUG_SLOWNESS,
+        false => 1,
+    };
     let queue = Mutex::new(selected.into_iter());
     let counts = Mutex::new(Counts::default());
-    let underway = Underway::default();
+    let underway = Underway {
+        running: Mutex::default(),
+        bound: options.bound.saturating_mul(slowness),
+    };
     let (running, ended) = mpsc::channel::<()>();
     std::thread::scope(|scope| {
         let (queue, counts, underway) = (&queue, &counts, &underway);
         scope.spawn(move || underway.watch(&ended));
-        for _ in 0..jobs.max(1) {
+        for _ in 0..options.jobs.max(1) {
             let running = running.clone();
             // One thread lives through a whole suite: its end would end the suite's guests.
             scope.spawn(move || {
@@ -268,7 +318,9 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready, underway: &Underway) 
     let mut counts = Counts::default();
     let rest = |done: usize| u32::try_from(tests.len() - done).unwrap_or(u32::MAX);
     println!("---- {}: {}", suite.name, suite.proves);
-    let booting = underway.of(&format!("{}/boot", suite.name), || {
+    let began = Instant::now();
+    // Booting has a deadline of its own.
+    let booting = underway.of(&format!("{}/boot", suite.name), Vec::new(), || {
         Cluster::boot(suite.nodes, &ready.images, &ready.payload, &dir)
     });
     let mut cluster = match booting {
@@ -294,7 +346,8 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready, underway: &Underway) 
     );
 
     let marks = cluster.console_marks();
-    let setup = underway.of(&format!("{}/setup", suite.name), || {
+    let guests = cluster.guests();
+    let setup = underway.of(&format!("{}/setup", suite.name), guests, || {
         guarded(&mut cluster, suite.setup)
     });
     if let Err(failure) = setup {
@@ -312,12 +365,24 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready, underway: &Underway) 
         };
     }
     let last = ready.images.is_debug().then_some(LEAKS);
+    let mut in_a_row = 0;
     for (done, test) in tests.iter().chain(&last).enumerate() {
+        if in_a_row == HOPELESS {
+            println!(
+                "FAULT {}: {HOPELESS} tests in a row have failed; the rest of the suite is not run",
+                suite.name
+            );
+            counts.faults += 1;
+            counts.skipped += rest(done);
+            break;
+        }
         let name = whole_name(suite, test);
         let begin = Instant::now();
         let marks = cluster.console_marks();
-        match underway.of(&name, || guarded(&mut cluster, test.run)) {
+        let guests = cluster.guests();
+        match underway.of(&name, guests, || guarded(&mut cluster, test.run)) {
             Ok(()) => {
+                in_a_row = 0;
                 counts.passed += 1;
                 println!("PASS {name} ({:.1} s)", begin.elapsed().as_secs_f64());
             }
@@ -330,11 +395,13 @@ fn run_suite(suite: &Suite, tests: &[Test], ready: &Ready, underway: &Underway) 
                         ..counts
                     };
                 }
+                in_a_row += 1;
                 counts.failed += 1;
             }
         }
     }
     cluster.collect_logs();
+    println!("     {} took {} s", suite.name, began.elapsed().as_secs());
     counts
 }
 
