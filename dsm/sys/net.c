@@ -534,6 +534,16 @@ static bool speaker(const struct nf_hook_state *state, const struct sk_buff *skb
 	}
 	if (!dsm_is_mediated(sk))
 		return false;
+	/*
+	 * The kernel answers a stray segment in the name of the listener, or of the socket that connects, to which it came
+	 * (orig_sk of ip_send_unicast_reply). That belongs to no connection, so a label of the socket's zone would cover no
+	 * start of sequence numbers, and whoever provokes it could use it on a connection of his own. IPv6 sends these from a
+	 * socket of the kernel's.
+	 */
+	if (iph->protocol == IPPROTO_TCP && sk->sk_protocol == IPPROTO_TCP &&
+	    (1 << sk->sk_state) & (TCPF_LISTEN | TCPF_SYN_SENT) &&
+	    !((const struct tcphdr *)((const u8 *)iph + iph->ihl * 4))->syn)
+		return true;
 	*out = sk;
 	return true;
 }

@@ -44,6 +44,9 @@ u32 dsm_part_of_capability(const struct user_namespace *ns, int cap)
 	case CAP_SYS_RAWIO:
 		return DSM_PART_RAW_IO;
 	case CAP_PERFMON:
+	/* Its rules report the system calls of every process, with their arguments. */
+	case CAP_AUDIT_CONTROL:
+	case CAP_AUDIT_READ:
 		return DSM_PART_TRACE_KERNEL;
 	case CAP_NET_ADMIN:
 		return DSM_PART_NET_ADMIN;
