@@ -38,6 +38,7 @@ const TESTS: &[Test] = tests! {
     "data-is-merged-on-its-way-up-ok" => merged,
     "opening-with-another-start-denied" => copied,
     "opening-by-hand-ok" => by_hand,
+    "reset-of-a-listener-in-no-zones-name-ok" => reset,
     "end-of-handshake-with-another-start-denied" => |c| finished(c, 1),
     "end-of-handshake-by-hand-ok" => |c| finished(c, 0),
     "segment-of-another-zone-in-a-bare-flow-denied" => other_zone,
@@ -63,6 +64,7 @@ const TRAFFIC: &str = "/opt/dsi/bin/dsi-traffic";
 const PROBE: &str = "/opt/dsi/bin/dsi-sock-probe";
 const TCP: u8 = 6;
 const SYN: u8 = 2;
+const RST: u8 = 4;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
 /// How the servers on colby are reached.
@@ -594,6 +596,32 @@ fn by_hand(cluster: &mut Cluster) -> TestResult {
     })?;
     let refusals = Counters::of(cluster.node("colby")?)?.refusals(&before)?;
     check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
+
+/// The answer to a segment that belongs to no connection is the kernel's, though it comes by way of a listener: a label of
+/// the listener's zone on it would cover no starts, and so be good for a SYN with any.
+fn reset(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    let stray = Segment {
+        flags: ACK,
+        acknowledged: 1,
+        ..Segment::opening(6004, 1001)
+    };
+    let mark = cluster.switch.mark();
+    let resets = || -> Result<Vec<Ipv4>, Failure> {
+        let mut packets = segments(cluster, mark, stray.from)?;
+        packets.retain(|packet| flags(packet) & RST != 0);
+        Ok(packets)
+    };
+    without_munster(cluster, || {
+        stray.send_with(cluster, &[])?;
+        until("a reset", || Ok(!resets()?.is_empty()))
+    })?;
+    for packet in resets()? {
+        let label = Label::of(&packet).map(|label| (label.snid, label.scid));
+        check_eq!(label, Some((COLBY, 0)), "SnID and ScID of a reset");
+    }
     Ok(())
 }
 
