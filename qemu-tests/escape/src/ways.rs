@@ -102,6 +102,7 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "insmod" => insmod(),
         "rmmod" => rmmod(),
         "bpf" => bpf(),
+        "audit" => audit(),
         "kexec" => kexec(),
         "ctrl-alt-del" => ctrl_alt_del(),
         "mount" => mount(path(a)),
@@ -411,6 +412,22 @@ fn bpf() -> Outcome {
         )
     })
     .map(drop)
+}
+
+/// Hears what the kernel's audit reports of all processes.
+fn audit() -> Outcome {
+    // SAFETY: plain numbers.
+    let socket = check(
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT) }.into(),
+    )? as c_int;
+    // SAFETY: plain numbers, of which any will do.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    // AUDIT_NLGRP_READLOG.
+    address.nl_groups = 1;
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address is as long as is said.
+    check(unsafe { libc::bind(socket, (&raw const address).cast(), len) }.into()).map(drop)
 }
 
 /// Has the kernel forget the kernel to boot next, which it has not.
