@@ -81,11 +81,19 @@ host_mirror() {
   echo "${uri:-http://deb.debian.org/debian}"
 }
 
-# program NAME: builds the workspace's programs and prints the path of one. Always the whole workspace: for one
-# package, cargo builds most dependencies again, with that package's features.
-program() {
-  local quiet=-q
+# program NAME: builds the workspace's programs as they are shipped and prints the path of one. Always the whole
+# workspace: for one package, cargo builds most dependencies again, with that package's features.
+program() { built release "$1" --release; }
+
+# test_program NAME: the same in the profile of the host's tests, and together with these: what the guests run is then
+# built already.
+test_program() { built debug "$1" --tests; }
+
+# built DIR NAME ARGS...
+built() {
+  local dir=$1 name=$2 quiet=-q
+  shift 2
   [ ! -t 2 ] || quiet=
-  cargo build --locked --release $quiet --workspace --bins || die "cargo build failed; see above"
-  echo "${CARGO_TARGET_DIR:-$repo_root/target}/release/$1"
+  cargo build --locked $quiet --workspace --bins "$@" || die "cargo build failed; see above"
+  echo "${CARGO_TARGET_DIR:-$repo_root/target}/$dir/$name"
 }

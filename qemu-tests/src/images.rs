@@ -153,9 +153,8 @@ pub fn build_programs() -> Result<(), Fault> {
     cargo
         .current_dir(repository())
         .args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
-    if release {
-        cargo.arg("--release");
-    }
+    // Those of a debug build are the host tests' own; see scripts/lib.sh.
+    cargo.arg(if release { "--release" } else { "--tests" });
     run(&mut cargo).map(drop)
 }
 
