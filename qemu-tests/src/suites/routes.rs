@@ -9,7 +9,9 @@ use crate::enrol::{enrol, hex, load, pair_key, ynl};
 use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
 use crate::pcap::Frame;
-use crate::regime::{Counters, Denial, Regime, WITHIN_10, ZONES, document};
+use crate::regime::{
+    self, Counters, Denial, Regime, WITHIN_10, ZONES, document, every_packet, until,
+};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
 
@@ -37,10 +39,19 @@ const TESTS: &[Test] = tests! {
     "ipv6-tcp-by-way-of-a-third-node-within-a-zone-ok" => |c| allowed(c, TCP, FAR6),
     "ipv6-tcp-by-way-of-a-third-node-to-another-zone-denied" => |c| denied(c, TCP, FAR6),
     "third-node-in-its-own-name-denied" => own_name,
+    "tcp-through-a-smaller-hop-by-handshake-ok" => |c| stream_through_a_smaller_hop(c, FAR, false),
+    "tcp-through-a-smaller-hop-labelled-each-ok" => |c| stream_through_a_smaller_hop(c, FAR, true),
+    "ipv6-tcp-through-a-smaller-hop-by-handshake-ok" => |c| stream_through_a_smaller_hop(c, FAR6, false),
+    "ipv6-tcp-through-a-smaller-hop-labelled-each-ok" => |c| stream_through_a_smaller_hop(c, FAR6, true),
+    "udp-through-a-smaller-hop-within-a-zone-ok" => |c| datagrams_through_a_smaller_hop(c, FAR, "10"),
+    "udp-through-a-smaller-hop-to-another-zone-denied" => |c| datagrams_through_a_smaller_hop(c, FAR, "20"),
+    "ipv6-udp-through-a-smaller-hop-within-a-zone-ok" => |c| datagrams_through_a_smaller_hop(c, FAR6, "10"),
+    "ipv6-udp-through-a-smaller-hop-to-another-zone-denied" => |c| datagrams_through_a_smaller_hop(c, FAR6, "20"),
 };
 
 const NAMES: [&str; 3] = ["munster", "colby", "relay"];
 const PROBE: &str = "/opt/dsi/bin/dsi-sock-probe";
+const TRAFFIC: &str = "/opt/dsi/bin/dsi-traffic";
 const EPOCH: u8 = 1;
 /// Kinds of sockets.
 const TCP: &str = "1";
@@ -98,10 +109,11 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         let node = cluster.node(name)?;
         load(node, &[])?;
         for zone in ["10", "20"] {
-            let copy = program(zone);
-            node.run(&["install", "-D", PROBE, &copy])?.ok()?;
-            node.run(&["setfattr", "-n", "security.dsi", "-v", zone, &copy])?
-                .ok()?;
+            for (program, copy) in [(PROBE, program(zone)), (TRAFFIC, traffic(zone))] {
+                node.run(&["install", "-D", program, &copy])?.ok()?;
+                node.run(&["setfattr", "-n", "security.dsi", "-v", zone, &copy])?
+                    .ok()?;
+            }
         }
     }
     enrol(cluster, &NAMES, EPOCH)?;
@@ -123,17 +135,30 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         }
     }
     let regime = Regime::establish(cluster, &NAMES)?;
-    for name in NAMES {
-        let policy = document("enforcing", &[ZONES, WITHIN_10, HOSTING]);
-        // The third node is in it, too.
-        let policy = policy.replace("</nodes>", "<node SnID=\"3\" name=\"relay\"/></nodes>");
-        regime.enforce(cluster.node(name)?, &policy)?;
-    }
-    Ok(())
+    cluster.kept = Some(Box::new(regime));
+    enforce(cluster, &policy())
+}
+
+/// What is in force, but for tests that say otherwise.
+fn policy() -> String {
+    let policy = document("enforcing", &[ZONES, WITHIN_10, HOSTING]);
+    // The third node is in it, too.
+    policy.replace("</nodes>", "<node SnID=\"3\" name=\"relay\"/></nodes>")
+}
+
+fn enforce(cluster: &Cluster, policy: &str) -> TestResult {
+    let regime: &Regime = regime::kept(cluster)?;
+    NAMES
+        .iter()
+        .try_for_each(|name| regime.enforce(cluster.node(name)?, policy))
 }
 
 fn program(zone: &str) -> String {
     format!("/srv/zone{zone}/dsi-sock-probe")
+}
+
+fn traffic(zone: &str) -> String {
+    format!("/srv/zone{zone}/dsi-traffic")
 }
 
 /// Does these steps in a process of a zone.
@@ -272,5 +297,165 @@ fn own_name(cluster: &mut Cluster) -> TestResult {
             check!(server.is_running()?, "it ended: {}", server.output()?);
         }
     }
+    Ok(())
+}
+
+/// What relay lets through to colby's network, and nobody else knows: `$1` the number of bytes. What has been learnt of an
+/// earlier one is forgotten.
+const SMALLER_HOP: &str = "ip route change 10.79.2.0/24 dev eth0 proto kernel scope link src 10.79.2.254 mtu $1 && \
+     ip -6 route change fd79:2::/64 dev eth0 proto kernel metric 256 mtu $1";
+const FORGET: &str = "ip route flush cache && ip -6 route flush cache";
+const SMALLER: usize = 1300;
+
+/// Makes the hop smaller for one test.
+fn narrow(cluster: &Cluster, bytes: usize) -> TestResult {
+    let bytes = bytes.to_string();
+    cluster
+        .node("relay")?
+        .run(&["bash", "-c", SMALLER_HOP, "hop", &bytes])?
+        .ok()?;
+    for name in ["munster", "colby"] {
+        cluster.node(name)?.sh(FORGET)?.ok()?;
+    }
+    Ok(())
+}
+
+/// How many packets since a mark were told to be too big (RFC 792, 4443), and the longest that went on to colby.
+fn too_big(cluster: &Cluster, mark: u64, ends: Ends) -> Result<(usize, usize), Failure> {
+    let mac = cluster.node("colby")?.mac()?;
+    let (mut told, mut longest) = (0, 0);
+    for frame in cluster.switch.frames_since(mark)? {
+        match (frame.ipv4(), frame.ipv6()) {
+            (Some(packet), _) if packet.protocol == 1 && packet.payload.starts_with(&[3, 4]) => {
+                told += 1;
+            }
+            (_, Some(packet)) if packet.protocol == 58 && packet.payload.first() == Some(&2) => {
+                told += 1;
+            }
+            _ => {}
+        }
+        let family = u16::from_be_bytes([frame.0[12], frame.0[13]]);
+        if frame.0[..6] == mac && family == if ends.family == "2" { 0x0800 } else { 0x86dd } {
+            longest = longest.max(frame.0.len() - 14);
+        }
+    }
+    Ok((told, longest))
+}
+
+/// A stream starts with segments that are too big for a hop on its way, learns that from the router, and arrives whole.
+fn stream_through_a_smaller_hop(cluster: &mut Cluster, ends: Ends, each: bool) -> TestResult {
+    let policy = if each {
+        every_packet(&policy())
+    } else {
+        policy()
+    };
+    enforce(cluster, &policy)?;
+    let colby = cluster.node("colby")?;
+    let bind = format!("{}:7011", ends.any);
+    let server = colby.spawn(
+        &format!("stream-{}-{each}", ends.family),
+        &[&traffic("10"), "tcp-server", "--bind", &bind],
+    )?;
+    server.wait_line("serving")?;
+    narrow(cluster, SMALLER)?;
+    let before: Vec<Counters> = NAMES
+        .iter()
+        .map(|name| Counters::of(cluster.node(name)?))
+        .collect::<Result<_, Failure>>()?;
+    let mark = cluster.switch.mark();
+    let to = format!("{}:7011", ends.colby);
+    let argv = [
+        &traffic("10"),
+        "tcp-client",
+        "--to",
+        &to,
+        "--size",
+        "100000",
+        "--count",
+        "3",
+        "--timeout-ms",
+        "170000",
+    ];
+    cluster.node("munster")?.run(&argv)?.ok()?;
+    let (told, longest) = too_big(cluster, mark, ends)?;
+    narrow(cluster, 1500)?;
+    check!(told > 0, "no segment was too big for the hop");
+    check!(
+        longest <= SMALLER && longest > SMALLER - 100,
+        "the longest that went on had {longest} bytes"
+    );
+    for (name, before) in NAMES.iter().zip(&before) {
+        let after = Counters::of(cluster.node(name)?)?;
+        let refusals = after.refusals(before)?;
+        check!(refusals.is_empty(), "{name} refused: {refusals:?}");
+        if *name == "colby" {
+            let labelled = after.rise(before, "in-labelled")?;
+            // 300,000 bytes in segments of at most 1,300, or the handshake alone.
+            check!(
+                if each { labelled > 200 } else { labelled > 0 },
+                "{labelled} labelled segments"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A datagram that is too big for a hop on its way is lost, and its sender cuts the next ones to what fits: they arrive
+/// whole, or are refused whole.
+fn datagrams_through_a_smaller_hop(cluster: &mut Cluster, ends: Ends, zone: &str) -> TestResult {
+    enforce(cluster, &policy())?;
+    let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
+    let bind = format!("{}:7012", ends.any);
+    let server = colby.spawn(
+        &format!("datagrams-{}-{zone}", ends.family),
+        &[&traffic("10"), "udp-server", "--bind", &bind],
+    )?;
+    server.wait_line("serving")?;
+    narrow(cluster, SMALLER)?;
+    let (mark, kernel, before) = (
+        cluster.switch.mark(),
+        colby.kernel_mark(),
+        Counters::of(colby)?,
+    );
+    let to = format!("{}:7012", ends.colby);
+    let program = traffic(zone);
+    let ask = || {
+        let argv = [
+            &program,
+            "udp-client",
+            "--to",
+            &to,
+            "--size",
+            "1400",
+            "--timeout-ms",
+            DENIED_MS,
+        ];
+        munster.run(&argv)
+    };
+    if zone == "10" {
+        until("an answer", || Ok(ask()?.code == Some(0)))?;
+    } else {
+        until("a refusal of the whole datagram", || {
+            check!(ask()?.code != Some(0), "it was answered");
+            let after = Counters::of(colby)?;
+            Ok(after.rise(&before, "refused-no-permission")? > 0)
+        })?;
+        let head = "denied sscid=20 ssnid=1 tscid=10 tsnid=2 udp";
+        Denial::wait(colby, kernel, head)?.says("reason", "no-permission")?;
+    }
+    let (told, longest) = too_big(cluster, mark, ends)?;
+    narrow(cluster, 1500)?;
+    check!(told > 0, "no datagram was too big for the hop");
+    check!(
+        longest <= SMALLER,
+        "the longest that went on had {longest} bytes"
+    );
+    let refusals = Counters::of(colby)?.refusals(&before)?;
+    let expected: &[&str] = if zone == "10" {
+        &[]
+    } else {
+        &["refused-no-permission"]
+    };
+    check_eq!(refusals.keys().collect::<Vec<_>>(), expected, "reasons");
     Ok(())
 }
