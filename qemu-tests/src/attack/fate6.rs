@@ -117,7 +117,7 @@ fn claim(headers: &[(u8, &[u8])], protocol: u8) -> Claim {
     };
     let mut label = [0; 20];
     label[2..].copy_from_slice(data);
-    Claim::of(label)
+    Claim::of(label, protocol)
 }
 
 /// The counters that a packet, whole and no fragment, raises at the receiver.
