@@ -63,23 +63,10 @@ pub(crate) fn execute(program: &Program<'_>) -> Verdict {
             (Ok(_), None) => unchanged(Decision::refused(Reason::NoPolicy, 0)),
         }
     });
-    let own = nodes::own();
-    carry_out(
+    conclude(
         transition.decision,
-        &Question {
-            class: Class::Transition,
-            permission: "execute",
-            hook: HOOK,
-            source: Peer {
-                scid: parent,
-                snid: own,
-            },
-            target: Peer {
-                scid: binary.unwrap_or(ScId::OUTSIDE),
-                snid: own,
-            },
-            flow: None,
-        },
+        (parent, binary.unwrap_or(ScId::OUTSIDE)),
+        HOOK,
     )?;
     if transition.scid != parent {
         program.secure();
@@ -90,17 +77,44 @@ pub(crate) fn execute(program: &Program<'_>) -> Verdict {
         .map_err(|_| Refused)
 }
 
+fn conclude(decision: Decision, (from, to): (ScId, ScId), hook: &'static str) -> Verdict {
+    let own = nodes::own();
+    let peer = |scid| Peer { scid, snid: own };
+    carry_out(
+        decision,
+        &Question {
+            class: Class::Transition,
+            permission: "execute",
+            hook,
+            source: peer(from),
+            target: peer(to),
+            flow: None,
+        },
+    )
+    .map(drop)
+}
+
 /// The exec can no longer fail. Its credentials are whose the process now is, also if a manager was
 /// quicker than the exec. Who came from another zone may have been made to fail: that must not write the
-/// zone's memory into a file of its caller's. Root of the default zone can do without.
+/// zone's memory into a file of its caller's. Root of the default zone can do without. Who has begun to
+/// measure the process since [`execute`] would go on doing so in the new zone: it ends here.
 pub(crate) fn executed() {
     let Some(task) = task::current() else {
         return;
     };
     let [from, to] = tasks::commit(task);
     ptrmap::read(|held| owners::CREDS.set(task.credentials(held).key(), to));
-    if from != to && !(from == ScId::DEFAULT && task::is_root()) {
+    if from == to {
+        return;
+    }
+    if !(from == ScId::DEFAULT && task::is_root()) {
         task::drop_core();
+    }
+    if task::is_measured() {
+        let decision = policy::with(|policy, _| refuse(policy, Reason::UnsafeExec));
+        if conclude(decision, (from, to), "bprm_committed_creds").is_err() {
+            task::end();
+        }
     }
 }
 

@@ -59,6 +59,8 @@ int dsm_threads(const struct task_struct *task, u32 scid);
 int dsm_file_label(const struct file *file, u8 *value, size_t size);
 void dsm_bprm_secure(struct linux_binprm *bprm);
 bool dsm_bprm_unsafe(const struct linux_binprm *bprm);
+bool dsm_measured(void);
+void dsm_end_current(void);
 bool dsm_may_label(void);
 bool dsm_is_root(void);
 void dsm_drop_core(void);

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/mount.h>
+#include <linux/perf_event.h>
 #include <linux/personality.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
@@ -130,14 +131,50 @@ void dsm_drop_core(void)
 }
 
 /*
- * Whether somebody else has a hold on the program: a tracer, a task that shares root and working
- * directory, whoever set no_new_privs, or a user who owns the name space that it sees, and may have
- * put a loader of his own there.
+ * Whether events of the kernel's performance counters are attached to a task: by itself, by somebody
+ * else, or inherited from its maker. They sample registers and stack, whatever the task becomes.
+ */
+static bool is_measured(const struct task_struct *task)
+{
+#ifdef CONFIG_PERF_EVENTS
+	const struct perf_event_context *context;
+	bool measured;
+
+	rcu_read_lock();
+	context = rcu_dereference(task->perf_event_ctxp);
+	measured = context && READ_ONCE(context->nr_events);
+	rcu_read_unlock();
+	return measured;
+#else
+	return false;
+#endif
+}
+
+/*
+ * Whether somebody else has a hold on the program: a tracer, who measures it, a task that shares root
+ * and working directory, whoever set no_new_privs, or a user who owns the name space that it sees, and
+ * may have put a loader of his own there.
  */
 bool dsm_bprm_unsafe(const struct linux_binprm *bprm)
 {
 	return bprm->unsafe & (LSM_UNSAFE_SHARE | LSM_UNSAFE_PTRACE | LSM_UNSAFE_NO_NEW_PRIVS) ||
-	       current_user_ns() != &init_user_ns;
+	       is_measured(current) || current_user_ns() != &init_user_ns;
+}
+
+/*
+ * Whether the running process is measured. At the end of an exec this stays true or false: exec holds
+ * exec_update_lock, without which nobody attaches an event.
+ */
+bool dsm_measured(void)
+{
+	return is_measured(current);
+}
+
+/* Ends the running process before its next instruction. Without the first one there is no node. */
+void dsm_end_current(void)
+{
+	if (!is_global_init(current))
+		force_sig(SIGKILL);
 }
 
 /* Whether the node's first process acts. */

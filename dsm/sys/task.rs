@@ -86,6 +86,18 @@ pub(crate) fn drop_core() {
     unsafe { bindings::dsm_drop_core() };
 }
 
+/// Whether events of performance counters are attached to the running task. Process context.
+pub(crate) fn is_measured() -> bool {
+    // SAFETY: called in process context.
+    unsafe { bindings::dsm_measured() }
+}
+
+/// Ends the running process before its next instruction, unless it is the node's first one. Process context.
+pub(crate) fn end() {
+    // SAFETY: called in process context, with no signal handlers locked.
+    unsafe { bindings::dsm_end_current() };
+}
+
 /// The number of the system call that the running task is in, or 0.
 pub(crate) fn system_call() -> u32 {
     // SAFETY: may be asked in any context.

@@ -235,8 +235,8 @@ fn getfd(pid: i32, fd: c_int) -> Outcome {
     check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, of.as_raw_fd(), fd, 0) }).map(drop)
 }
 
-/// Counts another process' clock.
-fn perf(pid: i32) -> Outcome {
+/// Counts a process' clock, for as long as this one lives.
+pub fn perf(pid: i32) -> Outcome {
     // perf_event_attr of 64 bytes: type 1 (software), its size, config 0 (the CPU clock), and the bits exclude_kernel
     // and exclude_hv.
     let mut attributes = [0_u64; 8];

@@ -72,6 +72,10 @@ const TESTS: &[Test] = tests! {
     "exec-under-no-new-privs-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-nnp"], &["done"]),
     "transition-while-traced-denied" => |c| all(c, &[ROOT, USER], &["exec-traced"], REFUSED),
     "exec-while-traced-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-traced"], &["done"]),
+    "transition-while-measured-denied" => |c| all(c, &[ROOT, USER], &["exec-measured"], REFUSED),
+    "exec-while-measured-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-measured"], &["done"]),
+    "transition-measured-on-its-way-ends-the-process-denied" => |c| all(c, &[ROOT, USER], &["exec-measured-late"], &["silence"]),
+    "exec-measured-on-its-way-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-measured-late"], &["done"]),
     "transition-with-a-shared-root-denied" => |c| all(c, &[ROOT, USER], &["exec-shared"], REFUSED),
     "exec-with-a-shared-root-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-shared"], &["done"]),
     "transition-in-an-own-user-namespace-denied" => |c| all(c, &[ROOT, USER], &["exec-userns"], REFUSED),
@@ -275,6 +279,8 @@ fn execs(other: &Victim, own: &Victim) -> Vec<String> {
         ("exec-traced", "traced", twenty),
         ("exec-shared", "shared", twenty),
         ("exec-userns", "userns", twenty),
+        ("exec-measured", "measured", twenty),
+        ("exec-measured-late", "measured-late", twenty),
         ("exec-copied", "copied", twenty),
         ("exec-renamed", "plain", "/srv/zone20/renamed"),
         ("exec-moved", "plain", "/srv/plain/moved"),
@@ -298,8 +304,16 @@ fn execs(other: &Victim, own: &Victim) -> Vec<String> {
     .map(|(key, how, program)| format!("{key}:run={how},{program},{other}"))
     .into();
     ways.extend(
-        ["nnp", "traced", "shared", "userns", "foreign"]
-            .map(|how| format!("own-exec-{how}:run={how},{ten},{own}")),
+        [
+            "nnp",
+            "traced",
+            "shared",
+            "userns",
+            "measured",
+            "measured-late",
+            "foreign",
+        ]
+        .map(|how| format!("own-exec-{how}:run={how},{ten},{own}")),
     );
     ways.extend(
         ["remote", "remote-over"]
@@ -380,6 +394,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         "/srv/remote",
         PROGRAM,
         "20",
+        "/srv/room",
     ];
     let server = node.spawn("one-file-fuse", &server)?;
     server.wait_line("serving")?;
