@@ -7,6 +7,7 @@
 #include <linux/capability.h>
 #include <linux/cred.h>
 #include <linux/fs.h>
+#include <linux/gfs2_ondisk.h>
 #include <linux/magic.h>
 #include <linux/mount.h>
 #include <linux/perf_event.h>
@@ -26,6 +27,9 @@
 
 #include "known.h"
 #include "shim.h"
+
+/* That of fs/orangefs/protocol.h. */
+#define ORANGEFS_SUPER_MAGIC 0x20030528
 
 /* The task that acts; NULL where the kernel itself does. */
 const struct task_struct *dsm_current(void)
@@ -71,6 +75,10 @@ static bool remote(const struct super_block *sb)
 	case AFS_FS_MAGIC:
 	case CODA_SUPER_MAGIC:
 	case V9FS_MAGIC:
+	/* Disks that several machines write to. */
+	case GFS2_MAGIC:
+	case OCFS2_SUPER_MAGIC:
+	case ORANGEFS_SUPER_MAGIC:
 		return true;
 	case FUSE_SUPER_MAGIC:
 		return strcmp(sb->s_type->name, "virtiofs") != 0;
