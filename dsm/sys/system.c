@@ -9,6 +9,7 @@
 #include <linux/kdev_t.h>
 #include <linux/magic.h>
 #include <linux/major.h>
+#include <linux/miscdevice.h>
 #include <linux/nsproxy.h>
 #include <linux/perf_event.h>
 #include <linux/ptrace.h>
@@ -22,8 +23,12 @@
 #include "compat.h"
 #include "shim.h"
 
-/* That of drivers/infiniband/core (IB_UMAD_MAJOR), in Documentation/admin-guide/devices.txt. */
+/*
+ * Those of drivers/infiniband/core (IB_UMAD_MAJOR) and drivers/net/ppp, in
+ * Documentation/admin-guide/devices.txt.
+ */
 #define INFINIBAND_MAJOR 231
+#define PPP_MAJOR 108
 
 /*
  * Capabilities of a user's own name space are his: labels hold there as anywhere. CAP_SYS_CHROOT is
@@ -170,7 +175,10 @@ static u32 part_of_kernel_file(const struct dentry *dentry)
 	}
 }
 
-/* Devices are known by their numbers: adapters of remote memory by these, as long as there are few. */
+/*
+ * Devices are known by their numbers: adapters of remote memory by these, as long as there are few. A
+ * device of vhost sends and receives through a packet socket or tunnel without asking for each call.
+ */
 static u32 part_of_device(const struct inode *inode)
 {
 	switch (imajor(inode)) {
@@ -178,7 +186,11 @@ static u32 part_of_device(const struct inode *inode)
 	case MTD_CHAR_MAJOR:
 		return DSM_PART_RAW_IO;
 	case INFINIBAND_MAJOR:
+	case PPP_MAJOR:
 		return DSM_PART_NETWORK;
+	case MISC_MAJOR:
+		return iminor(inode) == VHOST_NET_MINOR || iminor(inode) == VHOST_VSOCK_MINOR ?
+			       DSM_PART_NETWORK : DSM_PART_NONE;
 	default:
 		return DSM_PART_NONE;
 	}

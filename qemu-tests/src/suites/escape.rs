@@ -124,6 +124,8 @@ const TESTS: &[Test] = tests! {
     "tunnel-device-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], &["tun", "own-ns-tun"], &["done"]),
     "adapter-of-remote-memory-without-permission-denied" => |c| all(c, &[ROOT, USER], &["adapter"], &["EACCES"]),
     "adapter-of-remote-memory-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], &["adapter"], &["errno-6"]),
+    "device-past-the-sockets-without-permission-denied" => |c| all(c, &[ROOT, USER], PAST_SOCKETS, &["EACCES"]),
+    "device-past-the-sockets-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], PAST_SOCKETS, OPENED),
     "file-of-its-own-by-root-of-a-zone-ok" => |c| all(c, &[ROOT], &["own-file", "own-proc"], &["done"]),
     "mount-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["mount", "chroot"], REFUSED),
     "mount-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["mount", "chroot"], &["done"]),
@@ -142,6 +144,9 @@ const TESTS: &[Test] = tests! {
 const PROGRAM: &str = "/opt/dsi/bin/dsi-escape";
 const REFUSED: &[&str] = &["EPERM", "EACCES"];
 const USER_ID: &str = "1000";
+/// Devices that talk to other machines past the sockets, and what comes of opening them: not every guest has them.
+const PAST_SOCKETS: &[&str] = &["vhost-net", "vhost-vsock", "ppp"];
+const OPENED: &[&str] = &["done", "errno-6", "errno-19"];
 
 /// Zone 10 may start programs of zone 20, and nothing else with it; zone 30 may do everything.
 const POLICY: &str = "<DSP xmlns=\"urn:dsi:dsp:1\" mode=\"enforcing\" default=\"deny\"><contexts>
@@ -197,7 +202,8 @@ mount -t cgroup2 cgroup2 /srv/cgroup
 mkdir /srv/cgroup/given; chown -R 1000 /srv/cgroup/given
 echo core >/proc/sys/kernel/core_pattern
 modprobe tun; chmod 666 /dev/net/tun; ip tuntap add dev tunnel mode tun user 1000
-mknod /srv/room/adapter c 231 192; chmod 666 /srv/room/adapter
+mknod /srv/room/adapter c 231 192; mknod /srv/room/vhost-net c 10 238; mknod /srv/room/vhost-vsock c 10 241
+mknod /srv/room/ppp c 108 0; chmod 666 /srv/room/adapter /srv/room/vhost-net /srv/room/vhost-vsock /srv/room/ppp
 test -e /sys/kernel/tracing/kprobe_events || mount -t tracefs tracefs /sys/kernel/tracing
 "#;
 
@@ -343,6 +349,9 @@ const OPEN: &[&str] = &[
     "tun:tun=tunnel",
     "own-ns-tun:unshared-tun",
     "adapter:read=/srv/room/adapter",
+    "vhost-net:read=/srv/room/vhost-net",
+    "vhost-vsock:read=/srv/room/vhost-vsock",
+    "ppp:read=/srv/room/ppp",
 ];
 /// The ways through the machine.
 const MACHINE: &[&str] = &[
