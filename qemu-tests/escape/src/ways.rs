@@ -103,6 +103,7 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "rmmod" => rmmod(),
         "bpf" => bpf(),
         "audit" => audit(),
+        "audit-rule" => audit_rule(),
         "kexec" => kexec(),
         "ctrl-alt-del" => ctrl_alt_del(),
         "mount" => mount(path(a)),
@@ -428,6 +429,56 @@ fn audit() -> Outcome {
     let len = size_of_val(&address) as libc::socklen_t;
     // SAFETY: the address is as long as is said.
     check(unsafe { libc::bind(socket, (&raw const address).cast(), len) }.into()).map(drop)
+}
+
+/// Has the kernel's audit report a system call never, which it does not, and takes that back.
+fn audit_rule() -> Outcome {
+    const ADD_RULE: u32 = 1011;
+    const DEL_RULE: u32 = 1012;
+    // struct audit_rule_data: flags (AUDIT_FILTER_EXIT), action (AUDIT_NEVER), no fields, the mask of system calls.
+    let mut rule = [0_u32; 260];
+    rule[0] = 4;
+    rule[3] = 1;
+    // SAFETY: plain numbers.
+    let fd = check(
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_AUDIT) }.into(),
+    )?;
+    // SAFETY: a new descriptor of ours.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd as c_int) };
+    for kind in [ADD_RULE, DEL_RULE] {
+        audit_request(&socket, kind, &rule)?;
+    }
+    Ok(())
+}
+
+/// Asks something of the kernel's audit, and returns what its acknowledgement says.
+fn audit_request(socket: &OwnedFd, kind: u32, body: &[u32]) -> Outcome {
+    const REQUEST_ACK: u32 = 5;
+    let len = 16 + size_of_val(body) as u32;
+    // struct nlmsghdr: length, type and flags, a number of ours, nobody's port.
+    let mut message = vec![len, kind | REQUEST_ACK << 16, 1, 0];
+    message.extend(body);
+    // SAFETY: the message is as long as it says.
+    check(
+        unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), len as usize, 0) }
+            as c_long,
+    )?;
+    let mut answer = [0_u32; 512];
+    // SAFETY: room for as much as is said.
+    check(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            answer.as_mut_ptr().cast(),
+            size_of_val(&answer),
+            0,
+        )
+    } as c_long)?;
+    // struct nlmsgerr behind the header of NLMSG_ERROR.
+    match (answer[1] & 0xFFFF, answer[4].cast_signed()) {
+        (2, 0) => Ok(()),
+        (2, error) => Err(io::Error::from_raw_os_error(-error)),
+        (other, _) => Err(io::Error::other(format!("answer of type {other}"))),
+    }
 }
 
 /// Has the kernel forget the kernel to boot next, which it has not.
