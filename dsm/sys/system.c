@@ -203,10 +203,16 @@ static bool overrides(void)
 	       current_user_ns() == &init_user_ns;
 }
 
+/* Whether root's uid, or his right to pass over others', is what opens a file to the process. */
+static bool opens_as_root(const struct inode *inode)
+{
+	return uid_eq(inode->i_uid, GLOBAL_ROOT_UID) || overrides();
+}
+
 /*
- * Disks past their file systems; what talks to other machines past the sockets; and what root's uid,
- * or his right to pass over others', may write in the kernel's own file systems: sysctls name programs
- * that the kernel runs, a cgroup can kill whom it holds.
+ * Disks past their file systems; what talks to other machines past the sockets; and what root may write
+ * in the kernel's own file systems: sysctls name programs that the kernel runs, a cgroup can kill whom it
+ * holds.
  */
 u32 dsm_part_of_file(const struct file *file)
 {
@@ -216,18 +222,16 @@ u32 dsm_part_of_file(const struct file *file)
 		return DSM_PART_RAW_IO;
 	if (S_ISCHR(inode->i_mode))
 		return part_of_device(inode);
-	if (!(file->f_mode & FMODE_WRITE))
-		return DSM_PART_NONE;
-	if (!uid_eq(inode->i_uid, GLOBAL_ROOT_UID) && !overrides())
+	if (!(file->f_mode & FMODE_WRITE) || !opens_as_root(inode))
 		return DSM_PART_NONE;
 	return part_of_kernel_file(file->f_path.dentry);
 }
 
-/* To give away what is root's there is to open it for others. */
+/* To give away what is root's there, or to change its mode or group, is to open it for others. */
 u32 dsm_part_of_chown(const struct dentry *dentry, const struct iattr *attr)
 {
-	if (!(attr->ia_valid & ATTR_UID) ||
-	    !uid_eq(d_backing_inode(dentry)->i_uid, GLOBAL_ROOT_UID))
+	if (!(attr->ia_valid & (ATTR_UID | ATTR_GID | ATTR_MODE)) ||
+	    !opens_as_root(d_backing_inode(dentry)))
 		return DSM_PART_NONE;
 	return part_of_kernel_file(dentry);
 }

@@ -5,7 +5,7 @@ use std::ffi::{CString, c_int, c_long, c_void};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::ptr::{null, null_mut};
 
@@ -88,6 +88,8 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "ioprio" => ioprio(number(a, 0)),
         "affinity" => affinity(number(a, 0)),
         "give" => give(path(a)),
+        "open-up" => open_up(path(a)),
+        "hand-to-group" => hand_to_group(path(a)),
         "cgroup" => crate::run::in_child(|| cgroup(path(a))),
         "tun" => tun(path(a)),
         "unshared-tun" => crate::run::in_child(|| {
@@ -300,6 +302,19 @@ fn affinity(pid: i32) -> Outcome {
 fn give(file: &str) -> Outcome {
     std::os::unix::fs::chown(file, Some(1000), None)?;
     std::os::unix::fs::chown(file, Some(0), None)
+}
+
+/// Changes a file's mode so that all may write to it, and back.
+fn open_up(file: &str) -> Outcome {
+    let before = fs::metadata(file)?.permissions();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o666))?;
+    fs::set_permissions(file, before)
+}
+
+/// Gives a file to another group, and back.
+fn hand_to_group(file: &str) -> Outcome {
+    std::os::unix::fs::chown(file, None, Some(1000))?;
+    std::os::unix::fs::chown(file, None, Some(0))
 }
 
 /// Makes a cgroup in the name of somebody else, and opens it to move processes there, with the capabilities of root
