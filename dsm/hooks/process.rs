@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What may a process do to another one? Corresponds to `security_task_kill()`, `security_task_set*()`,
-//! `security_ptrace_access_check()`, `security_ptrace_traceme()` and `security_file_send_sigiotask()`.
+//! `security_ptrace_access_check()`, `security_ptrace_traceme()`, `security_file_send_sigiotask()`, and
+//! `security_file_open()` for what is written of a process in `/proc`.
 //!
 //! Process context, that of a ready file any; locks may be held, so nothing here sleeps. What the
 //! kernel itself does, and the node's first process, which has to be able to end every service,
@@ -89,7 +90,8 @@ pub(crate) fn signal(target: TaskRef<'_>) -> Verdict {
     access(ends, ProcessPermission::Signal, "task_kill")
 }
 
-/// May the running process say how often and where the task runs?
+/// May the running process say how often and where the task runs, what it is called, or when it is to
+/// be ended for its memory?
 pub(crate) fn pace(target: TaskRef<'_>, hook: &'static str) -> Verdict {
     control(target, ProcessPermission::Signal, hook)
 }

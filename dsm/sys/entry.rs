@@ -327,6 +327,11 @@ entries! {
         match unsafe { system::of_file(file) } {
             Part::None => 0,
             Part::Network => errno(socket::unmediated("file_open"), EACCES),
+            // SAFETY: the hook's argument.
+            Part::Process => ptrmap::read(|held| match unsafe { system::process_of(file, held) } {
+                Some(task) => errno(process::pace(task, "file_open"), EACCES),
+                None => 0,
+            }),
             Part::Machine(part) => errno(machine::access(part, "file_open"), EACCES),
         }
     }

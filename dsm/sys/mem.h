@@ -92,6 +92,7 @@ enum dsm_part {
 	DSM_PART_LABEL,
 	DSM_PART_SYS_ADMIN,
 	DSM_PART_NETWORK,	/* a device that talks past the sockets: no system permission */
+	DSM_PART_PROCESS,	/* what a process shows of itself: likewise */
 };
 
 /* system.c: which part it is. Any context. */
@@ -99,6 +100,7 @@ u32 dsm_part_of_capability(const struct user_namespace *ns, int cap);
 u32 dsm_part_of_lockdown(u32 reason);
 u32 dsm_part_of_perf(int type);
 u32 dsm_part_of_file(const struct file *file);
+const struct task_struct *dsm_process_of_file(const struct file *file);
 u32 dsm_part_of_chown(const struct dentry *dentry, const struct iattr *attr);
 bool dsm_capability_quiet(u32 opts);
 u32 dsm_look_of_ptrace(u32 mode);

@@ -7,11 +7,14 @@
 #include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/kdev_t.h>
+#include <linux/kstrtox.h>
 #include <linux/magic.h>
 #include <linux/major.h>
 #include <linux/miscdevice.h>
 #include <linux/nsproxy.h>
 #include <linux/perf_event.h>
+#include <linux/pid.h>
+#include <linux/proc_fs.h>
 #include <linux/ptrace.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
@@ -120,36 +123,95 @@ u32 dsm_part_of_perf(int type)
 	return type == PERF_SECURITY_OPEN ? DSM_PART_NONE : DSM_PART_TRACE_KERNEL;
 }
 
-/* The first two names below the file system's root; empty where there is none. */
-static void top_names(const struct dentry *dentry, const char **first, const char **second)
-{
-	unsigned int depth;
+#define NAMES 4
 
-	*first = *second = "";
+/* The first names below the file system's root; empty where there is none. Under rcu_read_lock. */
+static void top_names(const struct dentry *dentry, const char *name[NAMES])
+{
+	unsigned int depth, i;
+
+	for (i = 0; i < NAMES; i++)
+		name[i] = "";
 	for (depth = 0; depth < 64 && !IS_ROOT(dentry); depth++) {
-		*second = *first;
-		*first = (const char *)dentry->d_name.name;
+		for (i = NAMES - 1; i > 0; i--)
+			name[i] = name[i - 1];
+		name[0] = (const char *)dentry->d_name.name;
 		dentry = READ_ONCE(dentry->d_parent);
 	}
 }
 
-/* Nothing in /proc is ever renamed, so names are what they are. */
+/* Whether the running process is in a network that a user has made, with a name space of his own. */
+static bool in_network_of_a_user(void)
+{
+	return current->nsproxy && current->nsproxy->net_ns->user_ns != &init_user_ns;
+}
+
+/*
+ * Whether the running process would find this sysctl by its name. Of the network it finds its own, but
+ * it may have kept another one's (O_PATH) from where it was before.
+ */
+static bool is_seen(const struct dentry *dentry)
+{
+	const struct qstr *name = &dentry->d_name;
+
+	return dentry->d_op && dentry->d_op->d_compare &&
+	       !dentry->d_op->d_compare(dentry, name->len, (const char *)name->name, name);
+}
+
+/* What a process shows of itself; that of its network is the network's. */
+static u32 part_of_process(const char *name[NAMES])
+{
+	const char *what = strcmp(name[1], "task") ? name[1] : name[3];
+
+	if (!strcmp(what, "net"))
+		return DSM_PART_NET_ADMIN;
+	/* The kernel asks for the right to trace. */
+	if (!strcmp(what, "mem"))
+		return DSM_PART_NONE;
+	return DSM_PART_PROCESS;
+}
+
+/*
+ * Nothing in /proc is ever renamed, so names are what they are. Who waits for pressure changes nothing,
+ * and everybody may.
+ */
 static u32 part_of_proc(const struct dentry *dentry)
 {
-	const char *first, *second;
+	const char *name[NAMES];
 	u32 part = DSM_PART_SYS_ADMIN;
 
 	rcu_read_lock();
-	top_names(dentry, &first, &second);
-	if (first[0] >= '0' && first[0] <= '9')
+	top_names(dentry, name);
+	if (name[0][0] >= '0' && name[0][0] <= '9')
+		part = part_of_process(name);
+	else if (!strcmp(name[0], "pressure"))
 		part = DSM_PART_NONE;
-	else if (!strcmp(first, "sysrq-trigger"))
+	else if (!strcmp(name[0], "sysrq-trigger"))
 		part = DSM_PART_BOOT;
-	else if (!strcmp(first, "sys") && !strcmp(second, "net"))
-		part = current->nsproxy && current->nsproxy->net_ns->user_ns != &init_user_ns ?
-			       DSM_PART_NONE : DSM_PART_NET_ADMIN;
+	else if (!strcmp(name[0], "sys") && !strcmp(name[1], "net"))
+		part = in_network_of_a_user() && is_seen(dentry) ? DSM_PART_NONE :
+								   DSM_PART_NET_ADMIN;
 	rcu_read_unlock();
 	return part;
+}
+
+/*
+ * The process in whose directory of /proc a file lies; NULL if it is no more. It is not freed as long as
+ * the caller holds the RCU read lock.
+ */
+const struct task_struct *dsm_process_of_file(const struct file *file)
+{
+	const struct dentry *dentry = file->f_path.dentry;
+	const struct task_struct *task = NULL;
+	const char *name[NAMES];
+	int number;
+
+	rcu_read_lock();
+	top_names(dentry, name);
+	if (!kstrtoint(name[0], 10, &number))
+		task = pid_task(find_pid_ns(number, proc_pid_ns(dentry->d_sb)), PIDTYPE_PID);
+	rcu_read_unlock();
+	return task;
 }
 
 /* What of the kernel's own file systems a file changes that is root's. */
@@ -210,21 +272,23 @@ static bool opens_as_root(const struct inode *inode)
 }
 
 /*
- * Disks past their file systems; what talks to other machines past the sockets; and what root may write
- * in the kernel's own file systems: sysctls name programs that the kernel runs, a cgroup can kill whom it
- * holds.
+ * Disks past their file systems; what talks to other machines past the sockets; what a process shows of
+ * itself; and what root may write in the kernel's own file systems: sysctls name programs that the
+ * kernel runs, a cgroup can kill whom it holds.
  */
 u32 dsm_part_of_file(const struct file *file)
 {
 	const struct inode *inode = file_inode(file);
+	u32 part;
 
 	if (S_ISBLK(inode->i_mode))
 		return DSM_PART_RAW_IO;
 	if (S_ISCHR(inode->i_mode))
 		return part_of_device(inode);
-	if (!(file->f_mode & FMODE_WRITE) || !opens_as_root(inode))
+	if (!(file->f_mode & FMODE_WRITE))
 		return DSM_PART_NONE;
-	return part_of_kernel_file(file->f_path.dentry);
+	part = part_of_kernel_file(file->f_path.dentry);
+	return part == DSM_PART_PROCESS || opens_as_root(inode) ? part : DSM_PART_NONE;
 }
 
 /* To give away what is root's there, or to change its mode or group, is to open it for others. */

@@ -3,6 +3,8 @@
 //! Which part of the machine something belongs to, and whether the kernel only wonders.
 
 use super::bindings;
+use super::ptrmap::Held;
+use super::task::TaskRef;
 use crate::engine::SystemPermission;
 use crate::hooks::process::Look;
 
@@ -40,6 +42,8 @@ pub(super) enum Part {
     None,
     /// A device that talks to other machines past the sockets.
     Network,
+    /// What a process shows of itself ([`process_of`]).
+    Process,
     /// A part of the machine.
     Machine(SystemPermission),
 }
@@ -54,8 +58,24 @@ pub(super) unsafe fn of_file(file: *const bindings::file) -> Part {
     // SAFETY: by the caller's promise.
     match unsafe { bindings::dsm_part_of_file(file) } {
         bindings::DSM_PART_NETWORK => Part::Network,
+        bindings::DSM_PART_PROCESS => Part::Process,
         part => permission(part).map_or(Part::None, Part::Machine),
     }
+}
+
+/// The process that a file of [`Part::Process`] is about, if there still is one.
+///
+/// # Safety
+///
+/// `file` is a file that is being opened.
+pub(super) unsafe fn process_of<'a>(
+    file: *const bindings::file,
+    _held: &'a Held<'_>,
+) -> Option<TaskRef<'a>> {
+    // SAFETY: by the caller's promise.
+    let task = unsafe { bindings::dsm_process_of_file(file) };
+    // SAFETY: the task is not freed for as long as the RCU read lock is held.
+    (!task.is_null()).then(|| unsafe { TaskRef::from_raw(task) })
 }
 
 /// What it takes to change a file's attributes so.

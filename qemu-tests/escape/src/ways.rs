@@ -90,6 +90,7 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "give" => give(path(a)),
         "open-up" => open_up(path(a)),
         "hand-to-group" => hand_to_group(path(a)),
+        "traceme" => traceme(),
         "cgroup" => crate::run::in_child(|| cgroup(path(a))),
         "tun" => tun(path(a)),
         "unshared-tun" => crate::run::in_child(|| {
@@ -99,7 +100,7 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "label" => label(path(a)),
         "unlabel" => unlabel(path(a)),
         "read" => File::open(path(a)).map(drop),
-        "write" => OpenOptions::new().write(true).open(path(a)).map(drop),
+        "write" => write(path(a)),
         "mkdir" => fs::create_dir(path(a)).and_then(|()| fs::remove_dir(path(a))),
         "insmod" => insmod(),
         "rmmod" => rmmod(),
@@ -115,6 +116,11 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
             unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
             lo()
         }),
+        "unshared-write" => crate::run::in_child(|| {
+            unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+            write(path(a))
+        }),
+        "kept-write" => crate::run::in_child(|| kept_write(path(a))),
         "unshared-label" => crate::run::in_child(|| {
             unshare(libc::CLONE_NEWUSER)?;
             label(path(a))
@@ -315,6 +321,25 @@ fn open_up(file: &str) -> Outcome {
 fn hand_to_group(file: &str) -> Outcome {
     std::os::unix::fs::chown(file, None, Some(1000))?;
     std::os::unix::fs::chown(file, None, Some(0))
+}
+
+/// Opens a file to write to it, and does not.
+fn write(file: &str) -> Outcome {
+    OpenOptions::new().write(true).open(file).map(drop)
+}
+
+/// The same by a handle from before this process had a network of its own. In a child.
+fn kept_write(file: &str) -> Outcome {
+    // SAFETY: a string.
+    let fd = check(unsafe { libc::open(c_string(file).as_ptr(), libc::O_PATH) }.into())?;
+    unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
+    write(&format!("/proc/self/fd/{fd}"))
+}
+
+/// Asks this process' parent to trace it. It ends with this process.
+fn traceme() -> Outcome {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) }).map(drop)
 }
 
 /// Makes a cgroup in the name of somebody else, and opens it to move processes there, with the capabilities of root

@@ -58,6 +58,11 @@ const TESTS: &[Test] = tests! {
     "limits-and-pace-of-another-zone-denied" => |c| between(c, &["limit", "nice", "ioprio", "affinity"]),
     "limits-and-pace-within-the-zone-ok" => |c| within(c, &["limit", "nice", "ioprio", "affinity"]),
     "limits-and-pace-by-permission-ok" => |c| permitted(c, &["limit", "nice", "ioprio", "affinity"]),
+    "settings-of-a-process-of-another-zone-denied" => |c| between(c, SETTINGS),
+    "settings-of-a-process-within-the-zone-ok" => |c| within(c, SETTINGS),
+    "settings-of-a-process-by-permission-ok" => |c| permitted(c, SETTINGS),
+    "call-to-be-traced-by-another-zone-denied" => |c| all(c, &[ROOT, USER], &["traceme"], REFUSED),
+    "call-to-be-traced-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-traceme"], &["done"]),
     "denials-are-told-ok" => told,
     "transition-by-rule-ok" => |c| all(c, &[ROOT, USER], &["exec"], &["done"]),
     "ld-preload-over-a-transition-denied" => |c| all(c, &[ROOT, USER], &["preload"], &["ENOENT"]),
@@ -120,6 +125,7 @@ const TESTS: &[Test] = tests! {
     "kernel-file-given-away-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["give-sysrq", "give-cgroup", "cgroup"], &["done"]),
     "kernel-file-opened-up-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], OPENED_UP, REFUSED),
     "kernel-file-opened-up-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], OPENED_UP, &["done"]),
+    "pressure-watched-by-everybody-ok" => |c| all(c, &[ROOT, USER, TRUSTED_ROOT, TRUSTED_USER], &["pressure"], &["done"]),
     "cgroup-of-a-user-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["given"], REFUSED),
     "cgroup-of-a-user-by-himself-ok" => |c| all(c, &[USER], &["given"], &["done"]),
     "tunnel-device-without-permission-denied" => |c| all(c, &[ROOT, USER], &["tun", "own-ns-tun"], REFUSED),
@@ -133,7 +139,9 @@ const TESTS: &[Test] = tests! {
     "mount-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["mount", "chroot"], &["done"]),
     "network-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["lo"], REFUSED),
     "network-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["lo"], &["done"]),
-    "network-of-an-own-namespace-ok" => |c| all(c, &[ROOT, USER], &["own-ns-lo"], &["done"]),
+    "network-of-an-own-namespace-ok" => |c| all(c, &[ROOT, USER], &["own-ns-lo", "own-ns-sysctl"], &["done"]),
+    "sysctl-of-the-node's-network-from-an-own-namespace-denied" => |c| all(c, &[ROOT], &["kept-sysctl"], REFUSED),
+    "sysctl-of-the-node's-network-from-an-own-namespace-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["kept-sysctl"], &["done"]),
     "netlink-command-by-root-of-a-zone-denied" => |c| command(c, ROOT, false),
     "netlink-command-by-root-of-an-own-user-namespace-denied" => own_namespace_command,
     "netlink-command-by-permission-ok" => |c| command(c, TRUSTED_ROOT, true),
@@ -146,6 +154,9 @@ const TESTS: &[Test] = tests! {
 const PROGRAM: &str = "/opt/dsi/bin/dsi-escape";
 const REFUSED: &[&str] = &["EPERM", "EACCES"];
 const USER_ID: &str = "1000";
+
+/// What a process' files in `/proc` set.
+const SETTINGS: &[&str] = &["oom-score", "name", "name-of-thread", "core-filter"];
 /// The kernel's files, opened to those who may not write to them.
 const OPENED_UP: &[&str] = &["open-sysrq", "open-cgroup", "group-of-cgroup"];
 /// Devices that talk to other machines past the sockets, and what comes of opening them: not every guest has them.
@@ -267,6 +278,10 @@ impl Victim {
             format!("nice:nice={pid}"),
             format!("ioprio:ioprio={pid}"),
             format!("affinity:affinity={pid}"),
+            format!("oom-score:write=/proc/{pid}/oom_score_adj"),
+            format!("name:write=/proc/{pid}/comm"),
+            format!("name-of-thread:write=/proc/{pid}/task/{pid}/comm"),
+            format!("core-filter:write=/proc/{pid}/coredump_filter"),
         ]
         .map(|way| format!("{prefix}{way}"))
         .into()
@@ -336,6 +351,8 @@ fn execs(other: &Victim, own: &Victim) -> Vec<String> {
         format!("secure:run=plain,{twenty},secure"),
         format!("loose:run=loose,{twenty},strict"),
         format!("own-loose:run=loose,{ten},strict"),
+        format!("traceme:run=plain,{twenty},traceme"),
+        format!("own-traceme:run=plain,{ten},traceme"),
         format!("core:run=core,{twenty},crash"),
         format!("own-core:run=core,{ten},crash"),
     ]);
@@ -356,6 +373,7 @@ const OPEN: &[&str] = &[
     "vhost-net:read=/srv/room/vhost-net",
     "vhost-vsock:read=/srv/room/vhost-vsock",
     "ppp:read=/srv/room/ppp",
+    "pressure:write=/proc/pressure/memory",
 ];
 /// The ways through the machine.
 const MACHINE: &[&str] = &[
@@ -380,6 +398,7 @@ const MACHINE: &[&str] = &[
     "group-of-cgroup:hand-to-group=/srv/cgroup/cgroup.procs",
     "own-open:open-up=/srv/room/unlabelled",
     "own-group:hand-to-group=/srv/room/unlabelled",
+    "kept-sysctl:kept-write=/proc/sys/net/ipv4/ip_forward",
     "cgroup:cgroup=/srv/cgroup/mine",
     "cgroup:write=/srv/cgroup/cgroup.procs",
     "own-file:write=/srv/room/unlabelled",
@@ -392,6 +411,7 @@ const MACHINE: &[&str] = &[
 /// Those from within name spaces of one's own.
 const OWN_NAMESPACE: &[&str] = &[
     "own-ns-lo:unshared-lo",
+    "own-ns-sysctl:unshared-write=/proc/sys/net/ipv4/ip_forward",
     "own-ns-label:unshared-label=/srv/room/mine",
     "own-ns-command:run=userns,/opt/dsi/bin/dsictl,other=ps",
 ];
