@@ -4,8 +4,8 @@
 //! ScID 0. Entries are made at exec, clone or by a manager's command, and go with their task.
 
 use crate::engine::ScId;
-use crate::sys::ptrmap::{Context, Held, PtrMap};
-use crate::sys::task::{self, TaskRef};
+use crate::sys::ptrmap::{self, Context, Held, PtrMap};
+use crate::sys::task::{self, Hold, TaskRef};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 
@@ -61,7 +61,7 @@ pub(crate) fn current(held: &Held<'_>) -> ScId {
 /// Gives one task a ScID. A task that is to have the default and has no entry needs none.
 pub(crate) fn set(task: TaskRef<'_>, scid: ScId, context: Context) -> Result {
     let store = || {
-        crate::sys::ptrmap::read(|held| match TASKS.get(task.key(), held) {
+        ptrmap::read(|held| match TASKS.get(task.key(), held) {
             Some(entry) => {
                 entry.scid.store(scid.0, Ordering::Relaxed);
                 true
@@ -78,10 +78,30 @@ pub(crate) fn set(task: TaskRef<'_>, scid: ScId, context: Context) -> Result {
     Ok(())
 }
 
-/// Gives all threads of a process a ScID. Twice, for threads that were being made meanwhile.
+/// Gives all threads of a process another ScID, unless somebody traces or measures it: he would go on doing
+/// so. Twice, for threads that were being made meanwhile. If it fails nothing has changed. Sleeps.
 pub(crate) fn set_process(task: TaskRef<'_>, scid: ScId) -> Result {
-    task::for_each_thread(task, scid)?;
-    task::for_each_thread(task, scid)
+    let process = Hold::on(task)?;
+    if process.is_watched() {
+        return Err(EBUSY);
+    }
+    let before = ptrmap::read(|held| self::scid(task, held));
+    let set = task::for_each_thread(task, scid)
+        .and_then(|()| task::for_each_thread(task, scid))
+        .and_then(|()| {
+            // Whoever was asked before to trace its child does by now.
+            ptrmap::wait_for_readers();
+            if process.is_watched() {
+                Err(EBUSY)
+            } else {
+                Ok(())
+            }
+        });
+    if set.is_err() {
+        // Those that were set have an entry, so this needs no memory.
+        let _ = task::for_each_thread(task, before);
+    }
+    set
 }
 
 /// A task is being made by the running one, whose ScID it gets.
@@ -89,7 +109,7 @@ pub(crate) fn inherit(child: TaskRef<'_>) -> Result {
     if TASKS.count() == 0 {
         return Ok(());
     }
-    let scid = crate::sys::ptrmap::read(current);
+    let scid = ptrmap::read(current);
     if scid == ScId::KERNEL {
         return Ok(());
     }
@@ -110,7 +130,7 @@ pub(crate) fn prepare(task: TaskRef<'_>, from: ScId, to: ScId) -> Result {
         }
         None => to == ScId::DEFAULT,
     };
-    if crate::sys::ptrmap::read(store) {
+    if ptrmap::read(store) {
         return Ok(());
     }
     TASKS.insert(task.key(), Context::Process, || {
@@ -121,7 +141,7 @@ pub(crate) fn prepare(task: TaskRef<'_>, from: ScId, to: ScId) -> Result {
 /// The exec has come to its end. What it has led from and to; who was given a ScID meanwhile keeps
 /// that, and it has led nowhere.
 pub(crate) fn commit(task: TaskRef<'_>) -> [ScId; 2] {
-    crate::sys::ptrmap::read(|held| {
+    ptrmap::read(|held| {
         let Some(entry) = TASKS.get(task.key(), held) else {
             return [ScId::DEFAULT; 2];
         };

@@ -8,13 +8,16 @@
 #include <linux/cred.h>
 #include <linux/fs.h>
 #include <linux/gfs2_ondisk.h>
+#include <linux/jiffies.h>
 #include <linux/magic.h>
 #include <linux/mount.h>
+#include <linux/mutex.h>
 #include <linux/perf_event.h>
 #include <linux/personality.h>
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <linux/resource.h>
+#include <linux/rwsem.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -156,6 +159,55 @@ static bool is_measured(const struct task_struct *task)
 #else
 	return false;
 #endif
+}
+
+/* Whether somebody traces or measures a task's process. */
+bool dsm_watched(const struct task_struct *task)
+{
+	const struct task_struct *thread;
+	bool watched = false;
+
+	rcu_read_lock();
+	for_each_thread(task, thread)
+		watched = watched || READ_ONCE(thread->ptrace) || is_measured(thread);
+	rcu_read_unlock();
+	return watched;
+}
+
+/* The kernel's locks of what a process is: no tracer is asked about, no event attached, nothing executed. */
+static bool try_hold(struct signal_struct *signal)
+{
+	if (!mutex_trylock(&signal->cred_guard_mutex))
+		return false;
+	if (down_write_trylock(&signal->exec_update_lock))
+		return true;
+	mutex_unlock(&signal->cred_guard_mutex);
+	return false;
+}
+
+/*
+ * From now on until dsm_release() nobody begins to trace or measure a task's process, but by asking its
+ * parent to trace it. Never waits for long: who executes a program whose file he serves himself can make
+ * that last as long as he likes.
+ */
+int dsm_hold(const struct task_struct *task)
+{
+	unsigned long end = jiffies + 10 * HZ;
+
+	while (!try_hold(task->signal)) {
+		if (time_after(jiffies, end))
+			return -EAGAIN;
+		schedule_timeout_killable(1);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
+void dsm_release(const struct task_struct *task)
+{
+	up_write(&task->signal->exec_update_lock);
+	mutex_unlock(&task->signal->cred_guard_mutex);
 }
 
 /*

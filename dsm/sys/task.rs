@@ -136,6 +136,37 @@ impl CredRef<'_> {
     }
 }
 
+/// A process that nobody begins to trace or measure while the value lives, but by asking its parent to
+/// trace it, and that executes nothing.
+///
+/// # Invariants
+///
+/// The shim's hold on the task's process has been taken.
+pub(crate) struct Hold<'a>(TaskRef<'a>);
+
+impl<'a> Hold<'a> {
+    /// Takes it. Sleeps, ten seconds at most; fails with `EAGAIN` if it does not come to it.
+    pub(crate) fn on(task: TaskRef<'a>) -> Result<Self> {
+        // SAFETY: the task is not freed meanwhile, by the type's promise; called in process context.
+        to_result(unsafe { bindings::dsm_hold(task.0) })?;
+        // INVARIANT: taken.
+        Ok(Self(task))
+    }
+
+    /// Whether somebody traces or measures it.
+    pub(crate) fn is_watched(&self) -> bool {
+        // SAFETY: the task is not freed meanwhile, by the type's promise.
+        unsafe { bindings::dsm_watched(self.0 .0) }
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the task is not freed meanwhile; the hold has been taken, by the type's invariant.
+        unsafe { bindings::dsm_release(self.0 .0) };
+    }
+}
+
 /// Gives each thread of a task's process a ScID, without sleeping.
 pub(crate) fn for_each_thread(task: TaskRef<'_>, scid: ScId) -> Result {
     // SAFETY: the task is not freed meanwhile, by the type's promise.

@@ -73,6 +73,8 @@ const TESTS: &[Test] = tests! {
     "core-dump-for-the-caller-over-a-transition-denied" => |c| all(c, &[ROOT, USER], &["core"], &["ENOENT"]),
     "core-dump-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-core"], &["done"]),
     "scid-set-during-an-exec-stays-ok" => set_during_exec,
+    "scid-set-for-who-is-traced-denied-then-ok" => |c| set_while_watched(c, "trace"),
+    "scid-set-for-who-is-measured-denied-then-ok" => |c| set_while_watched(c, "measure"),
     "transition-under-no-new-privs-denied" => |c| all(c, &[ROOT, USER], &["exec-nnp"], REFUSED),
     "exec-under-no-new-privs-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-nnp"], &["done"]),
     "transition-while-traced-denied" => |c| all(c, &[ROOT, USER], &["exec-traced"], REFUSED),
@@ -759,6 +761,58 @@ fn set_during_exec(cluster: &mut Cluster) -> TestResult {
     for answer in &answers[pids.len()..] {
         check_eq!(answer["scid"], 10, "ScID of a process: {answer}");
     }
+    Ok(())
+}
+
+/// Traces or measures a child, which it names, until it is ended itself.
+const WATCH: &str = r#"
+import ctypes, os, signal, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+child = os.fork()
+if child == 0:
+    while True:
+        signal.pause()
+if sys.argv[1] == "trace":
+    SEIZE = 0x4206
+    result = libc.ptrace(SEIZE, child, 0, 0)
+else:
+    PERF_EVENT_OPEN, SOFTWARE, NOT_OF_KERNEL = 298, 1, 1 << 5 | 1 << 6
+    attributes = struct.pack("<2I7Q", SOFTWARE, 64, 0, 0, 0, 0, NOT_OF_KERNEL, 0, 0)
+    result = libc.syscall(PERF_EVENT_OPEN, attributes, child, -1, -1, 0)
+if result < 0:
+    raise OSError(ctypes.get_errno(), sys.argv[1])
+print("watches", child, flush=True)
+while True:
+    signal.pause()
+"#;
+
+/// Whom somebody watches keeps his ScID, and a manager is told why; once nobody does he gets another one.
+fn set_while_watched(cluster: &mut Cluster, how: &str) -> TestResult {
+    let node = cluster.node("munster")?;
+    let watcher = node.spawn(how, &["python3", "-c", WATCH, how])?;
+    let line = watcher.wait_line("watches")?;
+    let pid: u32 = line
+        .trim()
+        .rsplit(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .ok_or_else(|| Failure::new(format!("the watcher says '{line}'")))?;
+    let set = serde_json::json!(["task-set", {"pid": pid, "scid": 10}]);
+    let get = serde_json::json!(["task-get", {"pid": pid}]);
+    let answers = ynl_all(node, &[set.clone(), get.clone()])?;
+    let said = answers[0]["refused"].as_str().unwrap_or_default();
+    check!(
+        said.contains("somebody traces or measures it"),
+        "task-set for who is watched: {answers:?}"
+    );
+    check_eq!(answers[1]["scid"], 2, "ScID of who is watched: {answers:?}");
+    watcher.signal(9)?;
+    watcher.join()?;
+    until("nobody watches it any more", || {
+        let answers = ynl_all(node, &[set.clone(), get.clone()])?;
+        Ok(answers[0]["refused"].is_null() && answers[1]["scid"] == 10)
+    })?;
+    node.run(&["kill", "-9", &pid.to_string()])?.ok()?;
     Ok(())
 }
 
