@@ -111,6 +111,17 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// Where in its datagram the frame's IPv4 packet belongs, in octets, if it is a part of one.
+    pub fn ipv4_part(&self) -> Option<u16> {
+        const MORE: u16 = 0x2000;
+        self.ipv4()?;
+        let word = u16::from_be_bytes([*self.0.get(20)?, *self.0.get(21)?]);
+        let at = (word & 0x1fff) * 8;
+        (at > 0 || word & MORE != 0).then_some(at)
+    }
+}
+
 /// An IPv6 packet, as far as the tests look at it. No checksum is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ipv6 {

@@ -42,6 +42,12 @@ const TESTS: &[Test] = tests! {
     "tcp-same-node-20-to-20-ok" => |c| allowed(c, "tcp", WITHIN, ZONE_20, ZONE_20),
     "udp-loopback-10-to-20-denied" => |c| denied(c, "udp", LOOPBACK, ZONE_10, ZONE_20),
     "udp-loopback-20-to-20-ok" => |c| allowed(c, "udp", LOOPBACK, ZONE_20, ZONE_20),
+    "tcp-loopback-10-to-20-denied" => |c| denied(c, "tcp", LOOPBACK, ZONE_10, ZONE_20),
+    "tcp-loopback-20-to-20-ok" => |c| allowed(c, "tcp", LOOPBACK, ZONE_20, ZONE_20),
+    "udp-fragments-across-nodes-10-to-20-denied" => |c| in_parts(c, denied, ZONE_10),
+    "udp-fragments-across-nodes-20-to-20-ok" => |c| in_parts(c, allowed, ZONE_20),
+    "udp-fragments-same-node-10-to-20-denied" => |c| denied(c, "udp", LARGE_WITHIN, ZONE_10, ZONE_20),
+    "udp-fragments-same-node-20-to-20-ok" => |c| allowed(c, "udp", LARGE_WITHIN, ZONE_20, ZONE_20),
     "udp-v4-mapped-10-to-20-denied" => |c| denied(c, "udp", MAPPED, ZONE_10, ZONE_20),
     "udp-v4-mapped-20-to-20-ok" => |c| allowed(c, "udp", MAPPED, ZONE_20, ZONE_20),
     "tcp-v4-mapped-10-to-20-denied" => |c| denied(c, "tcp", MAPPED, ZONE_10, ZONE_20),
@@ -84,21 +90,35 @@ const ACROSS: Way = Way {
     from: "munster",
     to: "[fd77::2]",
     source: "[fd77::1]",
+    size: "64",
 };
 const WITHIN: Way = Way {
     from: "colby",
     to: "[fd77::2]",
     source: "[fd77::2]",
+    size: "64",
 };
 const LOOPBACK: Way = Way {
     from: "colby",
     to: "[::1]",
     source: "[::1]",
+    size: "64",
 };
 const MAPPED: Way = Way {
     from: "munster",
     to: "[::ffff:10.77.0.2]",
     source: "10.77.0.1",
+    size: "64",
+};
+/// Of more octets than the network takes at once.
+const LARGE_ACROSS: Way = Way {
+    size: "8000",
+    ..ACROSS
+};
+/// Than loopback does.
+const LARGE_WITHIN: Way = Way {
+    size: "65000",
+    ..WITHIN
 };
 const TRAFFIC: &str = "/opt/dsi/bin/dsi-traffic";
 /// How long a client waits for what must not come. What is denied stays so, however long. A SYN is sent again each
@@ -126,6 +146,8 @@ struct Way {
     from: &'static str,
     to: &'static str,
     source: &'static str,
+    /// Octets of the message.
+    size: &'static str,
 }
 
 struct Kept {
@@ -232,7 +254,7 @@ fn allowed(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone
         from.scid,
         &target,
         ALLOWED_MS,
-        &[],
+        &["--size", way.size],
     )?
     .ok()?
     .says("result=ok sent=1 answered=1 lost=0")?;
@@ -252,7 +274,8 @@ fn denied(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone)
     let mark = colby.kernel_mark();
     let before = Counters::of(colby)?;
     let target = format!("{}:{}", way.to, to.port);
-    client(node, protocol, from.scid, &target, DENIED_MS, &[])?
+    let size = ["--size", way.size];
+    client(node, protocol, from.scid, &target, DENIED_MS, &size)?
         .exits_with(11)?
         .says("result=timeout")?;
     let head = format!(
@@ -270,6 +293,24 @@ fn denied(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone)
         ["refused-no-permission"],
         "reasons"
     );
+    Ok(())
+}
+
+/// Zone 20's server gets a datagram in parts; it is judged once, when it is whole.
+fn in_parts(
+    cluster: &mut Cluster,
+    judge: fn(&mut Cluster, &str, Way, Zone, Zone) -> TestResult,
+    from: Zone,
+) -> TestResult {
+    let mark = cluster.switch.mark();
+    judge(cluster, "udp", LARGE_ACROSS, from, ZONE_20)?;
+    let frames = cluster.switch.frames_since(mark)?;
+    let parts = frames.iter().filter_map(Frame::ipv6).filter(|packet| {
+        packet.source == address6(MUNSTER)
+            && packet.extensions.iter().any(|(kind, _)| *kind == FRAGMENT)
+    });
+    let parts = parts.count();
+    check!(parts >= 6, "8000 octets in {parts} parts");
     Ok(())
 }
 
@@ -383,6 +424,24 @@ fn header(
     header
 }
 
+/// Whether a segment is an acknowledgement in the kernel's name: who has ended a connection has no socket of his any more
+/// that could answer what comes late.
+fn is_kernels_own(packet: &Ipv6) -> bool {
+    const SYN_FIN_RST: u8 = 7;
+    let (Some(offset), Some(flags)) = (packet.payload.get(12), packet.payload.get(13)) else {
+        return false;
+    };
+    let empty = packet.payload.len() == usize::from(offset >> 4) * 4;
+    let scid = packet
+        .extensions
+        .iter()
+        .find(|(kind, header)| *kind == DEST && header.len() == 24);
+    packet.protocol == TCP
+        && empty
+        && flags & SYN_FIN_RST == 0
+        && scid.is_some_and(|(_, header)| header[12..16] == [0; 4])
+}
+
 /// Each packet of a flow, there and back, has the one header that it must have.
 fn authentic(packets: &[Ipv6], scid: u32) -> TestResult {
     check!(packets.len() >= 2, "{} packets", packets.len());
@@ -394,7 +453,7 @@ fn authentic(packets: &[Ipv6], scid: u32) -> TestResult {
         };
         let claim = Claim {
             snid: from,
-            scid,
+            scid: if is_kernels_own(packet) { 0 } else { scid },
             epoch: EPOCH,
             key: pair_key(from.into(), (3 - from).into(), EPOCH),
         };

@@ -43,6 +43,14 @@ const TESTS: &[Test] = tests! {
     "tcp-same-node-20-to-20-ok" => |c| allowed(c, &TCP_WITHIN, ZONE_20, ZONE_20),
     "tcp-same-node-20-to-10-denied" => |c| denied(c, &TCP_WITHIN, ZONE_20, ZONE_10),
     "tcp-same-node-10-to-10-ok" => |c| allowed(c, &TCP_WITHIN, ZONE_10, ZONE_10),
+    "udp-loopback-10-to-20-denied" => |c| denied(c, &UDP_LOOPBACK, ZONE_10, ZONE_20),
+    "udp-loopback-20-to-20-ok" => |c| allowed(c, &UDP_LOOPBACK, ZONE_20, ZONE_20),
+    "tcp-loopback-10-to-20-denied" => |c| denied(c, &TCP_LOOPBACK, ZONE_10, ZONE_20),
+    "tcp-loopback-20-to-20-ok" => |c| allowed(c, &TCP_LOOPBACK, ZONE_20, ZONE_20),
+    "udp-fragments-across-nodes-10-to-20-denied" => |c| in_parts(c, denied, ZONE_10),
+    "udp-fragments-across-nodes-20-to-20-ok" => |c| in_parts(c, allowed, ZONE_20),
+    "udp-fragments-same-node-10-to-20-denied" => |c| denied(c, &LARGE_WITHIN, ZONE_10, ZONE_20),
+    "udp-fragments-same-node-20-to-20-ok" => |c| allowed(c, &LARGE_WITHIN, ZONE_20, ZONE_20),
     "closed-port-resets-ok" => closed_port,
     "rule-for-a-node-from-that-node-ok" => node_rule_meets,
     "rule-for-a-node-from-another-node-denied" => node_rule_misses,
@@ -100,27 +108,54 @@ struct Way {
     protocol: &'static str,
     from: &'static str,
     by: By,
+    /// By colby's address 127.0.0.1.
+    loopback: bool,
+    /// Octets of the message.
+    size: &'static str,
 }
 
-const UDP_ACROSS: Way = Way {
-    protocol: "udp",
-    from: "munster",
-    by: By::Exec,
+impl Way {
+    const fn new(protocol: &'static str, from: &'static str, by: By) -> Self {
+        Self {
+            protocol,
+            from,
+            by,
+            loopback: false,
+            size: "64",
+        }
+    }
+
+    /// Addresses that a message comes from and goes to.
+    fn ends(&self, cluster: &Cluster) -> Result<[String; 2], Failure> {
+        if self.loopback {
+            return Ok(["127.0.0.1".into(), "127.0.0.1".into()]);
+        }
+        let (from, to) = (cluster.node(self.from)?.ip, cluster.node("colby")?.ip);
+        Ok([from.to_string(), to.to_string()])
+    }
+}
+
+const UDP_ACROSS: Way = Way::new("udp", "munster", By::Exec);
+const UDP_WITHIN: Way = Way::new("udp", "colby", By::TaskSet);
+const TCP_ACROSS: Way = Way::new("tcp", "munster", By::TaskSet);
+const TCP_WITHIN: Way = Way::new("tcp", "colby", By::Exec);
+const UDP_LOOPBACK: Way = Way {
+    loopback: true,
+    ..UDP_WITHIN
 };
-const UDP_WITHIN: Way = Way {
-    protocol: "udp",
-    from: "colby",
-    by: By::TaskSet,
+const TCP_LOOPBACK: Way = Way {
+    loopback: true,
+    ..TCP_WITHIN
 };
-const TCP_ACROSS: Way = Way {
-    protocol: "tcp",
-    from: "munster",
-    by: By::TaskSet,
+/// Of more octets than the network takes at once.
+const LARGE_ACROSS: Way = Way {
+    size: "8000",
+    ..UDP_ACROSS
 };
-const TCP_WITHIN: Way = Way {
-    protocol: "tcp",
-    from: "colby",
-    by: By::Exec,
+/// Than loopback does.
+const LARGE_WITHIN: Way = Way {
+    size: "65000",
+    ..UDP_WITHIN
 };
 
 /// A policy: what all have in common, zone 10 within itself, and more rules.
@@ -271,9 +306,17 @@ fn client(
     let node = cluster.node(way.from)?;
     let (mode, to) = (
         format!("{}-client", way.protocol),
-        format!("{}:{port}", cluster.node("colby")?.ip),
+        format!("{}:{port}", way.ends(cluster)?[1]),
     );
-    let args = [mode.as_str(), "--to", &to, "--timeout-ms", timeout_ms];
+    let args = [
+        mode.as_str(),
+        "--to",
+        &to,
+        "--timeout-ms",
+        timeout_ms,
+        "--size",
+        way.size,
+    ];
     let output = match way.by {
         By::Exec => {
             let program = of_zone(TRAFFIC, from.scid);
@@ -320,14 +363,15 @@ fn is_refused(cluster: &Cluster, way: &Way, from: Zone, to: Zone, reason: &str) 
     client(cluster, way, from, to.port, DENIED_MS)?
         .exits_with(11)?
         .says("result=timeout")?;
+    let [source, destination] = way.ends(cluster)?;
     let head = format!(
-        "denied sscid={} ssnid={} tscid={} tsnid=2 {} {}:",
-        from.scid, node.index, to.scid, way.protocol, node.ip
+        "denied sscid={} ssnid={} tscid={} tsnid=2 {} {source}:",
+        from.scid, node.index, to.scid, way.protocol
     );
     let denial = Denial::wait(colby, mark, &head)?;
     check_eq!(
         denial.ends()?.1,
-        format!("{}:{}", colby.ip, to.port),
+        format!("{destination}:{}", to.port),
         "destination"
     );
     let permission = if way.protocol == "tcp" {
@@ -367,6 +411,30 @@ fn allowed(cluster: &mut Cluster, way: &Way, from: Zone, to: Zone) -> TestResult
 fn denied(cluster: &mut Cluster, way: &Way, from: Zone, to: Zone) -> TestResult {
     enforce(cluster, &base())?;
     is_refused(cluster, way, from, to, "no-permission")
+}
+
+/// Zone 20's server gets a datagram in parts, each of which names its sender; it is judged once, when it is whole.
+fn in_parts(
+    cluster: &mut Cluster,
+    judge: fn(&mut Cluster, &Way, Zone, Zone) -> TestResult,
+    from: Zone,
+) -> TestResult {
+    let mark = cluster.switch.mark();
+    judge(cluster, &LARGE_ACROSS, from, ZONE_20)?;
+    let munster = cluster.node("munster")?.ip;
+    let frames = cluster.switch.frames_since(mark)?;
+    let parts: Vec<Ipv4> = frames
+        .iter()
+        .filter(|frame| frame.ipv4_part().is_some())
+        .filter_map(Frame::ipv4)
+        .filter(|packet| packet.source == munster)
+        .collect();
+    check!(parts.len() >= 6, "8000 octets in {} parts", parts.len());
+    for part in &parts {
+        let label = Label::of(part).map(|label| label.scid.to_string());
+        check_eq!(label.as_deref(), Some(from.scid), "label of {part:?}");
+    }
+    Ok(())
 }
 
 /// What crossed the network to or from a port since a mark.
