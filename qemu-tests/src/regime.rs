@@ -200,6 +200,15 @@ impl Counters {
         }
     }
 
+    /// Waits until a node has ended so many connections since `before`, and fails if it has ended more.
+    pub fn wait_aborted(node: &Node, before: &Self, count: u64) -> Result<(), Failure> {
+        let aborted = || Self::of(node)?.rise(before, "flows-aborted");
+        // One whose socket a process holds is ended after the command is answered.
+        until("connections to be ended", || Ok(aborted()? >= count))?;
+        check_eq!(aborted()?, count, "flows aborted on {}", node.name);
+        Ok(())
+    }
+
     /// The refusals since `before`, those that were none but in permissive mode included, by reason.
     pub fn refusals(&self, before: &Self) -> Result<BTreeMap<String, u64>, Failure> {
         let mut risen = BTreeMap::new();

@@ -16,6 +16,9 @@ use crate::node::{Node, Output, Process};
 pub const NODES: &[NodeSpec] = &[NodeSpec::new("munster"), NodeSpec::new("colby")];
 /// Where the operators keep their programs, on both nodes.
 const HOME: &str = "/srv/demo";
+/// How long a client waits for what must come, and for what must not: an answer, or a connection.
+const ALLOWED_MS: &str = "170000";
+const DENIED_MS: &str = "20000";
 /// Zone of PhoneMania.
 const PHONEMANIA: u64 = 10;
 /// Zone of RingBell.
@@ -271,7 +274,12 @@ impl Scenario {
         let seen = self.clients_lost_nothing(cluster)?;
         let colby = cluster.node("colby")?;
         for (host, port) in [("munster", "8800"), ("munster", "9001"), ("colby", "9000")] {
-            let output = typed(self.teller, colby, &self.maintenance(host, port))?.ok()?;
+            let output = typed(
+                self.teller,
+                colby,
+                &self.maintenance(host, port, ALLOWED_MS),
+            )?
+            .ok()?;
             output.says("Quote Ericsson 83")?;
         }
         self.teller.seen(
@@ -296,7 +304,7 @@ impl Scenario {
             (munster, "colby", "9000", colby),
         ] {
             let mark = judge.kernel_mark();
-            let output = typed(self.teller, from, &self.maintenance(host, port))?;
+            let output = typed(self.teller, from, &self.maintenance(host, port, DENIED_MS))?;
             check!(
                 output.code == Some(1),
                 "maintenance should be refused by {host}: {}",
@@ -306,9 +314,13 @@ impl Scenario {
             self.teller
                 .logged(&format!("{}'s kernel", judge.name), &log);
         }
-        typed(self.teller, colby, &self.maintenance("munster", "8800"))?
-            .ok()?
-            .says("Quote Ericsson 83")?;
+        typed(
+            self.teller,
+            colby,
+            &self.maintenance("munster", "8800", ALLOWED_MS),
+        )?
+        .ok()?
+        .says("Quote Ericsson 83")?;
         let seen = self.clients_lost_nothing(cluster)?;
         self.teller.seen(
             "maintenance no longer reaches RingBell on either node, still reaches PhoneMania, and nobody lost a request",
@@ -325,11 +337,16 @@ impl Scenario {
             "-p",
             port,
             "--timeout-ms",
-            "170000",
+            ALLOWED_MS,
         ]
     }
 
-    fn maintenance(&self, host: &'static str, port: &'static str) -> [&'static str; 7] {
+    fn maintenance(
+        &self,
+        host: &'static str,
+        port: &'static str,
+        ms: &'static str,
+    ) -> [&'static str; 7] {
         [
             "/srv/demo/MaintenanceClient",
             "-h",
@@ -337,7 +354,7 @@ impl Scenario {
             "-p",
             port,
             "--timeout-ms",
-            "20000",
+            ms,
         ]
     }
 
@@ -370,7 +387,7 @@ impl Scenario {
             (
                 "colby",
                 "PhoneManiaEP",
-                "-h colby -p 8800 -b munster -r 9001 --timeout-ms 10000",
+                "-h colby -p 8800 -b munster -r 9001 --timeout-ms 30000",
                 "connect on",
             ),
         ];

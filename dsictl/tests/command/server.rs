@@ -465,7 +465,7 @@ fn a_node_that_refuses_or_is_silent_is_named() {
 
     let _limerick = world.join("limerick", 3, Temper::Silent);
     let run = world
-        .dsictl(&["policy", "apply", &file, "--timeout", "1s"])
+        .dsictl(&["policy", "apply", &file, "--timeout", "5s"])
         .ends(1);
     assert!(
         run.stderr.contains("limerick (still at policy 0)"),
@@ -650,7 +650,7 @@ fn an_expelled_node_is_refused_by_all_that_say_so() {
     drop(dublin);
     world.poll(&["--json", "status"], |run| run.json()["connected"] == 2);
     let run = world
-        .dsictl(&["--json", "node", "remove", "dublin", "--timeout", "1s"])
+        .dsictl(&["--json", "node", "remove", "dublin", "--timeout", "5s"])
         .ends(1);
     let expected = serde_json::json!({
         "name": "dublin", "snid": 5, "refused_by": ["colby"], "waiting": ["cork"], "away": ["limerick"],
@@ -680,7 +680,7 @@ fn keys_are_changed_step_by_step_and_who_holds_it_up_is_named() {
 
     let refusing = world.join("limerick", 3, Temper::Refusing);
     let run = world
-        .poll(&["--json", "key", "rotate", "--timeout", "1s"], |run| {
+        .poll(&["--json", "key", "rotate", "--timeout", "5s"], |run| {
             !run.stdout.is_empty()
         })
         .ends(1);
