@@ -28,26 +28,63 @@ fn check(result: i64) -> Result<i64> {
     }
 }
 
+/// Whose id this file names, root does all steps as. A suite that has it runs the tests of another one as a user.
+const USER: &str = "/etc/dsi-sock-probe.user";
+
 fn main() -> ExitCode {
-    let mut process = Process::default();
-    let steps: Vec<String> = std::env::args().skip(1).collect();
-    for (at, step) in steps.iter().enumerate() {
-        let words: Vec<&str> = step.split(',').collect();
-        match process.step(&words, &steps[at + 1..]) {
-            Ok(said) => {
-                println!("{} ok {said}", words[0]);
-                let _ = std::io::stdout().flush();
-            }
-            Err(error) => {
-                match error.raw_os_error() {
-                    Some(errno) => println!("{} errno={errno}", words[0]),
-                    None => println!("{step}: {error}"),
-                }
-                return ExitCode::from(12);
-            }
-        }
+    // SAFETY: asks only.
+    let root = unsafe { libc::getuid() } == 0;
+    if let Some(uid) = std::fs::read_to_string(USER).ok().filter(|_| root)
+        && let Err(error) = become_user(uid.trim())
+    {
+        println!("{USER}: {error}");
+        return ExitCode::from(13);
     }
-    ExitCode::SUCCESS
+    let steps: Vec<String> = std::env::args().skip(1).collect();
+    ExitCode::from(Process::default().run(&steps))
+}
+
+fn say(step: &str, what: &str) {
+    println!("{step} ok {what}");
+    let _ = std::io::stdout().flush();
+}
+
+/// Becomes an ordinary user.
+fn become_user(uid: &str) -> Result<i64> {
+    let uid = number(uid)? as u32;
+    // SAFETY: plain numbers, and a list of none.
+    unsafe {
+        check(i64::from(libc::setgroups(0, std::ptr::null())))?;
+        check(i64::from(libc::setgid(uid)))?;
+        check(i64::from(libc::setuid(uid)))?;
+        check(i64::from(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0)))
+    }
+}
+
+/// A user and a network name space of this process' own, in which it is root.
+fn own_name_space() -> Result<()> {
+    // SAFETY: plain numbers.
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    // SAFETY: plain numbers.
+    check(i64::from(unsafe {
+        libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)
+    }))?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+/// The ids that this process has and acts with, and whether its loader was told to be careful.
+fn ids() -> String {
+    // SAFETY: asks only.
+    unsafe {
+        format!(
+            "{} {} {}",
+            libc::getuid(),
+            libc::geteuid(),
+            u8::from(libc::getauxval(libc::AT_SECURE) != 0)
+        )
+    }
 }
 
 #[derive(Default)]
@@ -57,6 +94,42 @@ struct Process {
 }
 
 impl Process {
+    /// Does the steps, and returns what the program ends with.
+    fn run(&mut self, steps: &[String]) -> u8 {
+        for (at, step) in steps.iter().enumerate() {
+            if step == "thread" {
+                return self.run_in_thread(&steps[at + 1..]);
+            }
+            let words: Vec<&str> = step.split(',').collect();
+            match self.step(&words, &steps[at + 1..]) {
+                Ok(said) => say(words[0], &said),
+                Err(error) => {
+                    match error.raw_os_error() {
+                        Some(errno) => println!("{} errno={errno}", words[0]),
+                        None => println!("{step}: {error}"),
+                    }
+                    return 12;
+                }
+            }
+        }
+        0
+    }
+
+    /// A thread of this process does the steps, with the sockets that there are.
+    fn run_in_thread(&self, steps: &[String]) -> u8 {
+        let (sockets, steps) = (self.sockets.clone(), steps.to_vec());
+        let thread = std::thread::spawn(move || {
+            // SAFETY: asks only.
+            say("thread", &text(unsafe { libc::syscall(libc::SYS_gettid) }));
+            let mut process = Self {
+                sockets,
+                ..Self::default()
+            };
+            process.run(&steps)
+        });
+        thread.join().unwrap_or(13)
+    }
+
     fn fd(&self, name: &str) -> Result<i32> {
         self.sockets
             .get(name)
@@ -219,6 +292,15 @@ impl Process {
                 // SAFETY: plain numbers.
                 check(i64::from(unsafe { libc::close(self.fd(name)?) })).map(text)
             }
+            ["user", uid] => become_user(uid).map(text),
+            ["userns"] => own_name_space().map(|()| String::new()),
+            ["ids"] => Ok(ids()),
+            // IPV6_DSTOPTS: a header that is padding.
+            ["headers", name] => {
+                let header = [0_u8, 0, 1, 4, 0, 0, 0, 0];
+                self.set(name, libc::IPPROTO_IPV6, 59, &header).map(text)
+            }
+            ["sockmap", name] => self.sockmap(name),
             ["unshare"] => {
                 // SAFETY: plain numbers.
                 check(i64::from(unsafe { libc::unshare(libc::CLONE_NEWNET) })).map(text)
@@ -504,6 +586,36 @@ impl Process {
         info[2..4].copy_from_slice(&51_u16.to_ne_bytes());
         self.set(name, SOL_TLS, 1, &info)?;
         self.set(name, SOL_TLS, 2, &info)
+    }
+
+    /// Makes a map of sockets for BPF, and puts this one into it.
+    fn sockmap(&self, name: &str) -> Result<String> {
+        // BPF_MAP_CREATE: BPF_MAP_TYPE_SOCKMAP, keys and values of 4 bytes, one entry.
+        let create = [15_u32, 4, 4, 1, 0, 0, 0, 0];
+        let (key, value) = (0_u32, self.fd(name)?);
+        // SAFETY: the attributes are as long as is said, and key and value are what the map has.
+        unsafe {
+            let map = check(libc::syscall(
+                libc::SYS_bpf,
+                0,
+                create.as_ptr(),
+                size_of_val(&create),
+            ))?;
+            // BPF_MAP_UPDATE_ELEM: map, key, value, no flags.
+            let update = [
+                map as u64,
+                std::ptr::from_ref(&key) as u64,
+                std::ptr::from_ref(&value) as u64,
+                0,
+            ];
+            check(libc::syscall(
+                libc::SYS_bpf,
+                2,
+                update.as_ptr(),
+                size_of_val(&update),
+            ))
+            .map(text)
+        }
     }
 
     /// A UDP packet with a header of its own making, whose sender may be anybody.

@@ -10,6 +10,7 @@ pub mod ipv6;
 pub mod label;
 pub mod module;
 pub mod nat;
+pub mod ordinary;
 pub mod outside;
 pub mod policy_load;
 pub mod programs;
@@ -37,6 +38,7 @@ pub const ALL: &[Suite] = &[
     twins::SUITE,
     outside::SUITE,
     sockets::SUITE,
+    ordinary::SUITE,
     routes::SUITE,
     nat::SUITE,
     handshake::SUITE,

@@ -4,7 +4,7 @@
 //! steps. No servers; a native helper does the steps.
 
 use crate::cluster::{Cluster, NodeSpec, address6};
-use crate::enrol::{addresses, enrol, load, members, requests, ynl};
+use crate::enrol::{addresses, enrol, load, members, requests, ynl, ynl_all};
 use crate::fault::Failure;
 use crate::label::Label;
 use crate::node::{Node, Output, Process};
@@ -38,6 +38,12 @@ const TESTS: &[Test] = tests! {
     "mptcp-over-ipv6-within-a-zone-labelled-ok" => |c| mptcp_allowed(c, PLAIN6),
     "mptcp-within-a-zone-by-handshake-ok" => |c| mptcp_by_handshake(c, PLAIN),
     "mptcp-over-ipv6-within-a-zone-by-handshake-ok" => |c| mptcp_by_handshake(c, PLAIN6),
+    "mptcp-join-within-a-zone-ok" => |c| join_allowed(c, PLAIN, SECOND),
+    "mptcp-join-from-an-address-of-no-node-denied" => |c| join_denied(c, PLAIN, STRANGE),
+    "mptcp-connection-of-two-subflows-after-withdrawal-aborted" => |c| join_withdrawn(c, PLAIN, SECOND),
+    "mptcp-join-over-ipv6-within-a-zone-ok" => |c| join_allowed(c, PLAIN6, SECOND6),
+    "mptcp-join-over-ipv6-from-an-address-of-no-node-denied" => |c| join_denied(c, PLAIN6, STRANGE6),
+    "mptcp-connection-of-two-subflows-over-ipv6-after-withdrawal-aborted" => |c| join_withdrawn(c, PLAIN6, SECOND6),
     "segment-without-label-in-a-labelled-flow-denied" => |c| unlabelled_segment(c, PLAIN),
     "ipv6-segment-without-label-in-a-labelled-flow-denied" => |c| unlabelled_segment(c, PLAIN6),
     "verdict-of-a-socket's-earlier-flow-denied" => |c| earlier_flow(c, PLAIN, false),
@@ -63,6 +69,14 @@ const TESTS: &[Test] = tests! {
     "descriptor-from-another-zone-denied" => |c| descriptor(c, ""),
     "descriptor-by-permission-ok" => |c| descriptor(c, "use_fd"),
     "descriptor-within-a-zone-ok" => descriptor_within,
+    "datagram-socket-handed-over-to-another-zone-denied" => |c| handed_over(c, PLAIN, "2", false),
+    "datagram-socket-handed-over-by-permission-ok" => |c| handed_over(c, PLAIN, "2", true),
+    "stream-handed-over-to-another-zone-denied" => |c| handed_over(c, PLAIN, "1", false),
+    "stream-handed-over-by-permission-ok" => |c| handed_over(c, PLAIN, "1", true),
+    "ipv6-datagram-socket-handed-over-to-another-zone-denied" => |c| handed_over(c, PLAIN6, "2", false),
+    "ipv6-datagram-socket-handed-over-by-permission-ok" => |c| handed_over(c, PLAIN6, "2", true),
+    "ipv6-stream-handed-over-to-another-zone-denied" => |c| handed_over(c, PLAIN6, "1", false),
+    "ipv6-stream-handed-over-by-permission-ok" => |c| handed_over(c, PLAIN6, "1", true),
     "pidfd-getfd-from-another-zone-denied" => |c| getfd(c, "trace"),
     "pidfd-getfd-by-permission-ok" => |c| getfd(c, "trace use_fd"),
     "stream-of-another-zone-denied" => |c| foreign_stream_denied(c, PLAIN, &[&READS, &WRITES]),
@@ -75,7 +89,22 @@ const TESTS: &[Test] = tests! {
     "ipv6-ktls-stream-of-another-zone-denied" => |c| foreign_stream_denied(c, KTLS6, &[&KTLS_WAYS]),
     "ipv6-ktls-stream-of-the-own-zone-ok" => |c| own_stream(c, KTLS6, &[&KTLS_WAYS]),
     "ipv6-ktls-stream-to-another-zone-denied" => |c| ktls_denied(c, KTLS6),
-    "stream-of-another-zone-by-permission-ok" => foreign_stream_allowed,
+    "stream-of-another-zone-by-permission-ok" => |c| foreign_stream_allowed(c, PLAIN),
+    "ipv6-stream-of-another-zone-by-permission-ok" => |c| foreign_stream_allowed(c, PLAIN6),
+    "datagrams-of-another-zone-denied" => |c| foreign_datagrams(c, PLAIN, "20", false),
+    "datagrams-of-another-zone-by-permission-ok" => |c| foreign_datagrams(c, PLAIN, "20", true),
+    "datagrams-of-the-own-zone-ok" => |c| foreign_datagrams(c, PLAIN, "10", true),
+    "ipv6-datagrams-of-another-zone-denied" => |c| foreign_datagrams(c, PLAIN6, "20", false),
+    "ipv6-datagrams-of-another-zone-by-permission-ok" => |c| foreign_datagrams(c, PLAIN6, "20", true),
+    "ipv6-datagrams-of-the-own-zone-ok" => |c| foreign_datagrams(c, PLAIN6, "10", true),
+    "message-of-a-thread-to-another-zone-denied" => |c| of_thread(c, PLAIN, None, "20"),
+    "message-of-a-thread-within-its-zone-ok" => |c| of_thread(c, PLAIN, None, "10"),
+    "message-of-a-thread-over-ipv6-to-another-zone-denied" => |c| of_thread(c, PLAIN6, None, "20"),
+    "message-of-a-thread-over-ipv6-within-its-zone-ok" => |c| of_thread(c, PLAIN6, None, "10"),
+    "message-of-a-thread-beside-one-that-was-given-another-zone-denied" => |c| of_thread(c, PLAIN, Some(20), "10"),
+    "message-of-a-thread-beside-one-that-was-given-its-zone-ok" => |c| of_thread(c, PLAIN, Some(10), "10"),
+    "exec-by-a-thread-without-transition-denied" => |c| exec_by_thread(c, "20", "10"),
+    "exec-by-a-thread-with-transition-ok" => |c| exec_by_thread(c, "10", "20"),
     "io-uring-to-another-zone-denied" => |c| uring_denied(c, PLAIN),
     "io-uring-within-a-zone-ok" => |c| uring_allowed(c, PLAIN),
     "io-uring-over-ipv6-to-another-zone-denied" => |c| uring_denied(c, PLAIN6),
@@ -96,9 +125,11 @@ const TESTS: &[Test] = tests! {
     "ping-over-ipv6-by-permission-ok" => |c| ping6(c, true),
     "ping-to-outside-denied" => |c| ping(c, false),
     "ping-to-a-node-ok" => |c| ping(c, true),
-    "sockets-without-labels-denied" => families_denied,
-    "sockets-without-labels-of-default-ok" => |c| families_allowed(c, "2", &[]),
-    "sockets-without-labels-by-permission-ok" => |c| families_allowed(c, "10", &[&socket_rule("10", "10", "create_unmediated")]),
+    "sockets-without-labels-denied" => |c| families_denied(c, ""),
+    "sockets-without-labels-of-default-ok" => |c| families_allowed(c, "2", &[], ""),
+    "sockets-without-labels-by-permission-ok" => |c| families_allowed(c, "10", &[&unmediated()], ""),
+    "map-of-sockets-without-permission-denied" => |c| sockmap(c, ""),
+    "map-of-sockets-by-permission-ok" => |c| sockmap(c, MAPS),
     "multicast-sent-without-permission-denied" => |c| multicast_unsent(c, GROUP),
     "multicast-received-without-permission-denied" => |c| multicast_unreceived(c, &[GROUP, BROADCAST]),
     "multicast-by-permission-ok" => |c| multicast_passes(c, GROUP),
@@ -126,20 +157,26 @@ const BROADCAST: &str = "10.77.0.255:7016";
 const INNER: &str = "10.78.0.2";
 /// The same, over IPv6.
 const INNER6: &str = "fd78::2";
+/// A second address of munster's, which the node map has.
+const SECOND: &str = "10.77.0.201";
+const SECOND6: &str = "fd77::201";
+/// One of munster's that the node map lacks.
+const STRANGE: &str = "10.77.0.202";
+const STRANGE6: &str = "fd77::202";
 const GO: &str = "/tmp/go";
 const ALLOWED_MS: &str = "170000";
 /// How long is waited for what must not come. What is denied stays so, however long. A SYN is sent again each second: not
 /// just when the test goes on.
 const DENIED_MS: &str = "1500";
 
-const EPERM: i32 = 1;
+pub(super) const EPERM: i32 = 1;
 const EAGAIN: i32 = 11;
-const EACCES: i32 = 13;
+pub(super) const EACCES: i32 = 13;
 
 /// What of zone 10's executes a program of zone 20's gets there.
 const FROM_10: &str = "<transition><parent_ScID>10</parent_ScID><binary_ScID>20</binary_ScID><new_ScID>20</new_ScID></transition>";
 
-fn policy(more: &[&str]) -> String {
+pub(super) fn policy(more: &[&str]) -> String {
     let mut rules = vec![ZONES, WITHIN_10, FROM_10];
     rules.extend(more);
     document("enforcing", &rules)
@@ -159,7 +196,7 @@ fn process_rule(source: &str, target: &str, grant: &str) -> String {
     )
 }
 
-fn setup(cluster: &mut Cluster) -> TestResult {
+pub(super) fn setup(cluster: &mut Cluster) -> TestResult {
     for name in NAMES {
         let node = cluster.node(name)?;
         load(node, &[])?;
@@ -172,6 +209,9 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         // A zone has the kernel load nothing for it.
         node.sh("modprobe tls && ip route add 224.0.0.0/4 dev eth0 && \
              echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")?
+            .ok()?;
+        // A connection whose parts are gone waits a minute for others, where the kernel does not know how long it may.
+        node.sh("sysctl -qw net.mptcp.close_timeout=1 || true")?
             .ok()?;
     }
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
@@ -205,17 +245,19 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-/// Munster's addresses, of either family and in its other network namespace.
-fn of_munster(munster: &Node) -> [String; 4] {
+/// Munster's addresses, of either family, and those in its other network namespace.
+fn of_munster(munster: &Node) -> [String; 6] {
     [
         munster.ip.to_string(),
         address6(munster.index).to_string(),
+        SECOND.to_owned(),
+        SECOND6.to_owned(),
         INNER.to_owned(),
         INNER6.to_owned(),
     ]
 }
 
-fn program(zone: &str) -> String {
+pub(super) fn program(zone: &str) -> String {
     if zone == "2" {
         PROBE.into()
     } else {
@@ -224,19 +266,19 @@ fn program(zone: &str) -> String {
 }
 
 /// Has a policy in force on both nodes.
-fn enforce(cluster: &Cluster, policy: &str) -> TestResult {
+pub(super) fn enforce(cluster: &Cluster, policy: &str) -> TestResult {
     let regime: &Regime = regime::kept(cluster)?;
     NAMES
         .iter()
         .try_for_each(|name| regime.enforce(cluster.node(name)?, policy))
 }
 
-fn nodes(cluster: &Cluster) -> Result<(&Node, &Node), Failure> {
+pub(super) fn nodes(cluster: &Cluster) -> Result<(&Node, &Node), Failure> {
     Ok((cluster.node("munster")?, cluster.node("colby")?))
 }
 
 /// Does these steps in a process of a zone.
-fn run(node: &Node, zone: &str, steps: &str) -> Result<Output, Failure> {
+pub(super) fn run(node: &Node, zone: &str, steps: &str) -> Result<Output, Failure> {
     let program = program(zone);
     let argv: Vec<&str> = [program.as_str()]
         .into_iter()
@@ -246,7 +288,7 @@ fn run(node: &Node, zone: &str, steps: &str) -> Result<Output, Failure> {
 }
 
 /// The same in the background, up to the step `say,ready`.
-fn start(node: &Node, name: &str, zone: &str, steps: &str) -> Result<Process, Failure> {
+pub(super) fn start(node: &Node, name: &str, zone: &str, steps: &str) -> Result<Process, Failure> {
     node.run(&["rm", "-f", GO])?.ok()?;
     let program = program(zone);
     let argv: Vec<&str> = [program.as_str()]
@@ -259,7 +301,7 @@ fn start(node: &Node, name: &str, zone: &str, steps: &str) -> Result<Process, Fa
 }
 
 /// A step fails with this error.
-fn fails(output: Output, step: &str, errno: i32) -> TestResult {
+pub(super) fn fails(output: Output, step: &str, errno: i32) -> TestResult {
     output
         .exits_with(12)?
         .says(&format!("{step} errno={errno}\n"))?;
@@ -302,7 +344,7 @@ fn source_route_tolerated(cluster: &mut Cluster) -> TestResult {
 }
 
 /// Three that do nothing, on a socket that has yet to be used: level SOL_IP, IP_OPTIONS, NOP three times and the end.
-const OPTIONS: &str = "option,u,0,4,65793";
+pub(super) const OPTIONS: &str = "option,u,0,4,65793";
 /// The same on sockets that hold room for a label already: of a datagram as large as a packet, and of a connection.
 const LATER: [&str; 2] = [
     "socket,u,2,2,0 connect,u,10.77.0.2:7015 fill,u,1400",
@@ -489,6 +531,168 @@ fn mptcp_allowed(cluster: &mut Cluster, kind: Kind) -> TestResult {
         check!(seen > 1 || mptcp, "no MPTCP: {frame:?}");
     }
     check!(seen > 4, "{seen} packets");
+    Ok(())
+}
+
+/// A counter of the kernel's of the network, as `MPTcpExt` and `MPJoinAckRx`.
+fn netstat(node: &Node, group: &str, name: &str) -> Result<u64, Failure> {
+    let output = node.run(&["cat", "/proc/net/netstat"])?.ok()?;
+    let mut lines = output
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(':'));
+    let (names, values) = (lines.next(), lines.next());
+    let both = names.zip(values);
+    both.and_then(|(names, values)| {
+        let mut both = names.split_whitespace().zip(values.split_whitespace());
+        both.find(|(of, _)| *of == name)?.1.parse().ok()
+    })
+    .ok_or_else(|| Failure::new(format!("{}: no counter {name}", node.name)))
+}
+
+/// A connection within zone 10, of which munster would make another part from this address.
+struct Joining {
+    server: Process,
+    client: Process,
+    before: [Counters; 2],
+    joined: u64,
+    mark: u64,
+}
+
+impl Joining {
+    fn start(cluster: &Cluster, kind: &Kind, from: &str) -> Result<Self, Failure> {
+        enforce(cluster, &policy(&[]))?;
+        let (munster, colby) = nodes(cluster)?;
+        let bits = if kind.family == "2" { "24" } else { "64 nodad" };
+        // Nobody takes an address for his own that is not preferred, unless he asks for it.
+        munster
+            .sh(&format!(
+                "ip mptcp endpoint flush && ip mptcp limits set subflow 2 && \
+                 ip addr replace {from}/{bits} dev eth0 preferred_lft 0 && ip mptcp endpoint add {from} dev eth0 subflow"
+            ))?
+            .ok()?;
+        let before = [Counters::of(munster)?, Counters::of(colby)?];
+        let joined = netstat(colby, "MPTcpExt", "MPJoinAckRx")?;
+        let mark = cluster.switch.mark();
+        let server = start(
+            colby,
+            &format!("join-server-{from}"),
+            "10",
+            &format!(
+                "socket,l,{},1,262 option,l,1,2,1 bind,l,{}:7012 listen,l say,ready accept,c,l drain,c,{BULK} \
+                 fill,c,{BULK} until,{GO} fill,c,{BULK} drain,c,{BULK}",
+                kind.family, kind.any
+            ),
+        )?;
+        // Once each end has heard of the other, it may be joined.
+        let client = start(
+            munster,
+            &format!("join-client-{from}"),
+            "10",
+            &format!(
+                "socket,a,{},1,262 timeout,a,{ALLOWED_MS} bind,a,{}:0 connect,a,{}:7012 fill,a,{BULK} drain,a,{BULK} \
+                 say,ready until,{GO} drain,a,{BULK} fill,a,{BULK}",
+                kind.family, kind.munster, kind.colby
+            ),
+        )?;
+        Ok(Self {
+            server,
+            client,
+            before,
+            joined,
+            mark,
+        })
+    }
+
+    fn joins(&self, colby: &Node) -> Result<u64, Failure> {
+        Ok(netstat(colby, "MPTcpExt", "MPJoinAckRx")? - self.joined)
+    }
+
+    /// Both ends go on, and end with this code.
+    fn end(&self, cluster: &Cluster, code: i32) -> TestResult {
+        let (munster, colby) = nodes(cluster)?;
+        for node in [munster, colby] {
+            node.write(GO, "")?;
+        }
+        for process in [&self.server, &self.client] {
+            let ended = process.join()?;
+            check_eq!(ended, Some(code), "exit code of '{}'", process.output()?);
+        }
+        munster.sh("ip mptcp endpoint flush")?.ok()?;
+        Ok(())
+    }
+}
+
+/// ScIDs and SnIDs by which the openings from an address to the server speak.
+fn openings(cluster: &Cluster, mark: u64, from: &str) -> Result<Vec<Option<u32>>, Failure> {
+    const SYN: u8 = 2;
+    let opens = |ports: Option<(u16, u16)>, segment: &[u8]| {
+        ports.is_some_and(|(_, to)| to == 7012)
+            && segment
+                .get(13)
+                .is_some_and(|flags| flags & (SYN | 16) == SYN)
+    };
+    let frames = cluster.switch.frames_since(mark)?;
+    let of_frame = |frame: &crate::pcap::Frame| match (frame.ipv4(), frame.ipv6()) {
+        (Some(packet), _)
+            if packet.source.to_string() == from && opens(packet.ports(), &packet.payload) =>
+        {
+            Some(Label::of(&packet).map(|label| label.scid))
+        }
+        (_, Some(packet))
+            if packet.source.to_string() == from && opens(packet.ports(), &packet.payload) =>
+        {
+            Some(scid_of(&packet))
+        }
+        _ => None,
+    };
+    Ok(frames.iter().filter_map(of_frame).collect())
+}
+
+/// Another part of a connection is labelled and judged as the first one.
+fn join_allowed(cluster: &mut Cluster, kind: Kind, from: &str) -> TestResult {
+    let joining = Joining::start(cluster, &kind, from)?;
+    let (munster, colby) = nodes(cluster)?;
+    until("the second part", || Ok(joining.joins(colby)? == 1))?;
+    joining.end(cluster, 0)?;
+    let openings = openings(cluster, joining.mark, from)?;
+    check!(
+        !openings.is_empty() && openings.iter().all(|scid| *scid == Some(10)),
+        "labels of the openings from {from}: {openings:?}"
+    );
+    for (node, before) in [munster, colby].into_iter().zip(&joining.before) {
+        let refusals = Counters::of(node)?.refusals(before)?;
+        check!(refusals.is_empty(), "{}: refused: {refusals:?}", node.name);
+    }
+    Ok(())
+}
+
+/// Munster's kernel says whose part it is, but its address is not munster's for colby; the first part goes on.
+fn join_denied(cluster: &mut Cluster, kind: Kind, from: &str) -> TestResult {
+    let joining = Joining::start(cluster, &kind, from)?;
+    let (_, colby) = nodes(cluster)?;
+    until("the refusal", || {
+        let rise = Counters::of(colby)?.rise(&joining.before[1], "refused-unknown-node")?;
+        Ok(rise > 0)
+    })?;
+    joining.end(cluster, 0)?;
+    check_eq!(joining.joins(colby)?, 0, "joined");
+    Ok(())
+}
+
+/// A policy that forbids the connection ends all its parts, and none is made anew.
+fn join_withdrawn(cluster: &mut Cluster, kind: Kind, from: &str) -> TestResult {
+    let joining = Joining::start(cluster, &kind, from)?;
+    let (munster, colby) = nodes(cluster)?;
+    until("the second part", || Ok(joining.joins(colby)? == 1))?;
+    let before = Counters::of(munster)?;
+    enforce(cluster, &document("enforcing", &[ZONES, FROM_10]))?;
+    // Munster's part of each, or a reset of colby's was first.
+    until("a part to be ended", || {
+        Ok(Counters::of(munster)?.rise(&before, "flows-aborted")? > 0)
+    })?;
+    joining.end(cluster, 12)?;
+    check_eq!(joining.joins(colby)?, 1, "joined");
     Ok(())
 }
 
@@ -705,7 +909,7 @@ fn unix_client(colby: &Node, zone: &str, kind: &str) -> Result<Output, Failure> 
     )
 }
 
-fn unix_denied(cluster: &mut Cluster, kind: &str) -> TestResult {
+pub(super) fn unix_denied(cluster: &mut Cluster, kind: &str) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     let _server = unix_server(colby, kind)?;
@@ -727,7 +931,7 @@ fn unix_denied(cluster: &mut Cluster, kind: &str) -> TestResult {
     fails(unix_client(colby, "2", kind)?, "connect", EACCES)
 }
 
-fn unix_within(cluster: &mut Cluster, kind: &str) -> TestResult {
+pub(super) fn unix_within(cluster: &mut Cluster, kind: &str) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     let server = unix_server(colby, kind)?;
@@ -736,7 +940,7 @@ fn unix_within(cluster: &mut Cluster, kind: &str) -> TestResult {
     Ok(())
 }
 
-fn unix_allowed(cluster: &mut Cluster, kind: &str) -> TestResult {
+pub(super) fn unix_allowed(cluster: &mut Cluster, kind: &str) -> TestResult {
     let rule = process_rule("10", "20", "unix_connect unix_send");
     enforce(cluster, &policy(&[&rule]))?;
     let (_, colby) = nodes(cluster)?;
@@ -836,7 +1040,7 @@ fn netlink(cluster: &mut Cluster, granted: bool) -> TestResult {
 }
 
 /// Zone 10 hands a socket of its own to a server of zone 20.
-fn descriptor(cluster: &mut Cluster, grant: &str) -> TestResult {
+pub(super) fn descriptor(cluster: &mut Cluster, grant: &str) -> TestResult {
     let connect = process_rule("10", "20", "unix_connect");
     let take = process_rule("20", "10", grant);
     let mut rules = vec![connect.as_str()];
@@ -848,6 +1052,8 @@ fn descriptor(cluster: &mut Cluster, grant: &str) -> TestResult {
     for (name, socket) in [
         ("udp", "socket,s,2,2,0"),
         ("tcp", "socket,s,2,1,0"),
+        ("udp-over-ipv6", "socket,s,10,2,0"),
+        ("tcp-over-ipv6", "socket,s,10,1,0"),
         ("unix", "pair,s,t,1"),
     ] {
         let mark = colby.kernel_mark();
@@ -882,7 +1088,69 @@ fn descriptor_within(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-fn getfd(cluster: &mut Cluster, grant: &str) -> TestResult {
+/// Zone 10 on colby hands zone 20 a socket, which that may take, and which is zone 10's as before: a bound one for
+/// datagrams (2), or a connection (1).
+pub(super) fn handed_over(
+    cluster: &mut Cluster,
+    kind: Kind,
+    sock: &str,
+    granted: bool,
+) -> TestResult {
+    let connect = process_rule("10", "20", "unix_connect");
+    let take = process_rule("20", "10", "use_fd");
+    let receive = socket_rule("20", "10", "receive");
+    let mut rules = vec![connect.as_str(), &take];
+    rules.extend(granted.then_some(receive.as_str()));
+    enforce(cluster, &policy(&rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    let name = format!("{}-{sock}-{granted}", kind.family);
+    let stream = sock == "1";
+    let _greeter = stream.then(|| kind.greeter(colby)).transpose()?;
+    let taker = start(
+        colby,
+        &format!("handed-taker-{name}"),
+        "20",
+        &format!(
+            "socket,l,1,1,0 bind,l,@taker listen,l say,ready accept,c,l recvfd,c,s say,taken until,{GO} recv,s"
+        ),
+    )?;
+    let own = if stream {
+        format!("connect,s,{}:7015", kind.colby)
+    } else {
+        format!("bind,s,{}:7016", kind.any)
+    };
+    let giver = start(
+        colby,
+        &format!("handed-giver-{name}"),
+        "10",
+        &format!(
+            "socket,s,{},{sock},0 {own} socket,a,1,1,0 connect,a,@taker sendfd,a,s say,ready until,{GO}",
+            kind.family
+        ),
+    )?;
+    taker.wait_line("say ok taken")?;
+    if !stream {
+        let message = format!(
+            "socket,u,{},2,0 send,u,greeting,{}:7016",
+            kind.family, kind.colby
+        );
+        run(munster, "10", &message)?.ok()?;
+    }
+    let mark = colby.kernel_mark();
+    colby.write(GO, "")?;
+    let code = taker.join()?;
+    giver.join()?;
+    let said = taker.output()?;
+    if granted {
+        check_eq!(code, Some(0), "{said}");
+        check!(said.ends_with("recv ok greeting\n"), "{said}");
+        return Ok(());
+    }
+    check!(said.ends_with(&format!("recv errno={EACCES}\n")), "{said}");
+    Denial::wait(colby, mark, "denied sscid=20 ssnid=2 tscid=10 tsnid=2")?.says("perm", "receive")
+}
+
+pub(super) fn getfd(cluster: &mut Cluster, grant: &str) -> TestResult {
     enforce(cluster, &policy(&[&process_rule("20", "10", grant)]))?;
     let (_, colby) = nodes(cluster)?;
     let owner = start(
@@ -902,7 +1170,7 @@ fn getfd(cluster: &mut Cluster, grant: &str) -> TestResult {
 }
 
 /// What reads from and writes to a stream, and what a server's greeting looks like then.
-const READS: [&str; 6] = [
+pub(super) const READS: [&str; 6] = [
     "recv,a",
     "read,a",
     "splice,a",
@@ -910,7 +1178,7 @@ const READS: [&str; 6] = [
     "ring,r,0 ringrecv,r,a",
     "ring,r,0 ringsplice,r,a",
 ];
-const WRITES: [&str; 5] = [
+pub(super) const WRITES: [&str; 5] = [
     "send,a,more",
     "zerocopy,a,more",
     "sendfile,a,/etc/hostname",
@@ -921,7 +1189,7 @@ const WRITES: [&str; 5] = [
 const TAKES_GREETING: &str = "recv,a";
 
 /// A kind of stream: family, any address of it, munster's, colby's, and what both ends do with it before its first byte.
-struct Kind {
+pub(super) struct Kind {
     family: &'static str,
     any: &'static str,
     munster: &'static str,
@@ -929,14 +1197,14 @@ struct Kind {
     begin: &'static str,
 }
 
-const PLAIN: Kind = Kind {
+pub(super) const PLAIN: Kind = Kind {
     family: "2",
     any: "0.0.0.0",
     munster: "10.77.0.1",
     colby: "10.77.0.2",
     begin: "",
 };
-const PLAIN6: Kind = Kind {
+pub(super) const PLAIN6: Kind = Kind {
     family: "10",
     any: "[::]",
     munster: "[fd77::1]",
@@ -1015,7 +1283,11 @@ fn streams(
     Ok(())
 }
 
-fn foreign_stream_denied(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) -> TestResult {
+pub(super) fn foreign_stream_denied(
+    cluster: &mut Cluster,
+    kind: Kind,
+    ways: &[&[&str]],
+) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     streams(cluster, &kind, "20", &ways.concat(), |way, output, _| {
         let step = way.split_whitespace().last().unwrap_or(way);
@@ -1039,7 +1311,7 @@ fn passes(way: &str, output: Output, server: &Process) -> TestResult {
     Ok(())
 }
 
-fn own_stream(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) -> TestResult {
+pub(super) fn own_stream(cluster: &mut Cluster, kind: Kind, ways: &[&[&str]]) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     let before = Counters::of(colby)?;
@@ -1081,19 +1353,181 @@ fn ktls_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
     )?;
     let before = Counters::of(colby)?;
     regime::kept::<Regime>(cluster)?.enforce(colby, &policy(&[]))?;
-    let aborted = Counters::of(colby)?.rise(&before, "flows-aborted")?;
-    check_eq!(aborted, 1, "flows aborted");
+    Counters::wait_aborted(colby, &before, 1)?;
     munster.write(GO, "")?;
     check_eq!(client.join()?, Some(12), "{}", client.output()?);
     Ok(())
 }
 
-fn foreign_stream_allowed(cluster: &mut Cluster) -> TestResult {
+pub(super) fn foreign_stream_allowed(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(
         cluster,
         &policy(&[&socket_rule("20", "10", "send receive")]),
     )?;
-    streams(cluster, &PLAIN, "20", &["splice,a", "send,a,more"], passes)
+    streams(cluster, &kind, "20", &["splice,a", "send,a,more"], passes)
+}
+
+/// What takes a datagram from a socket. The last one is a thread of the process'.
+const TAKES: [&str; 4] = ["recv,u", "read,u", "ring,r,0 ringrecv,r,u", "thread recv,u"];
+
+/// Zone 10's socket on colby is inherited by a program of a zone, which takes datagrams from it and sends some.
+pub(super) fn foreign_datagrams(
+    cluster: &mut Cluster,
+    kind: Kind,
+    zone: &str,
+    granted: bool,
+) -> TestResult {
+    let use_10 = socket_rule("20", "10", "send receive");
+    // A datagram bears the name of who sends it.
+    let reach_10 = network("20", "", "10", "send");
+    let rules: &[&str] = if granted && zone == "20" {
+        &[&use_10, &reach_10]
+    } else {
+        &[]
+    };
+    enforce(cluster, &policy(rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    let answers = format!("send,u,message,{}:7017", kind.munster);
+    for (at, way) in TAKES.into_iter().chain([answers.as_str()]).enumerate() {
+        let sends = way == answers;
+        let name = format!("datagrams-{}-{zone}-{granted}-{at}", kind.family);
+        let listener = start(
+            munster,
+            &format!("{name}-listener"),
+            "10",
+            &format!(
+                "socket,u,{},2,0 bind,u,{}:7017 say,ready recv,u",
+                kind.family, kind.any
+            ),
+        )?;
+        let holder = start(
+            colby,
+            &name,
+            "10",
+            &format!(
+                "socket,u,{},2,0 bind,u,{}:7016 keep,u,9 exec,{} fd,u,9 say,ready until,{GO} {way}",
+                kind.family,
+                kind.any,
+                program(zone)
+            ),
+        )?;
+        let message = format!(
+            "socket,u,{},2,0 send,u,greeting,{}:7016",
+            kind.family, kind.colby
+        );
+        run(munster, "10", &message)?.ok()?;
+        let mark = colby.kernel_mark();
+        colby.write(GO, "")?;
+        let code = holder.join()?;
+        let said = holder.output()?;
+        if !granted {
+            check_eq!(code, Some(12), "{way}: {said}");
+            check!(
+                said.ends_with(&format!("errno={EACCES}\n")),
+                "{way}: {said}"
+            );
+            let permission = if sends { "send" } else { "receive" };
+            Denial::wait(colby, mark, "denied sscid=20 ssnid=2 tscid=10 tsnid=2")?
+                .says("perm", permission)?;
+            check!(listener.is_running()?, "{}", listener.output()?);
+        } else {
+            check_eq!(code, Some(0), "{way}: {said}");
+            if sends {
+                listener.wait_line("recv ok message")?;
+            } else {
+                check!(said.ends_with("ok greeting\n"), "{way}: {said}");
+            }
+        }
+        listener.stop()?;
+    }
+    Ok(())
+}
+
+/// A thread of zone 10's on munster sends to a zone on colby; before that, its process is given a zone by way of the
+/// thread itself.
+pub(super) fn of_thread(
+    cluster: &mut Cluster,
+    kind: Kind,
+    given: Option<u32>,
+    to: &str,
+) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let name = format!("thread-{}-{}-{to}", kind.family, given.unwrap_or_default());
+    let receiver = start(
+        colby,
+        &format!("{name}-receiver"),
+        to,
+        &format!(
+            "socket,u,{},2,0 bind,u,{}:70{to} say,ready thread recv,u",
+            kind.family, kind.any
+        ),
+    )?;
+    let sender = start(
+        munster,
+        &name,
+        "10",
+        &format!(
+            "thread say,ready until,{GO} socket,u,{},2,0 send,u,message,{}:70{to}",
+            kind.family, kind.colby
+        ),
+    )?;
+    if let Some(given) = given {
+        let said = sender.output()?;
+        let thread = said
+            .lines()
+            .find_map(|line| line.strip_prefix("thread ok ")?.parse::<i32>().ok());
+        let thread = thread.ok_or_else(|| Failure::new(said))?;
+        check!(thread != sender.pid(), "it is the first thread");
+        let set = serde_json::json!(["task-set", {"pid": sender.pid(), "scid": given}]);
+        let get = serde_json::json!(["task-get", {"pid": thread}]);
+        let answers = ynl_all(munster, &[set, get])?;
+        check_eq!(
+            answers.last().map(|answer| answer["scid"].clone()),
+            Some(given.into()),
+            "ScID of the thread"
+        );
+    }
+    let (mark, before) = (colby.kernel_mark(), Counters::of(colby)?);
+    munster.write(GO, "")?;
+    check_eq!(sender.join()?, Some(0), "{}", sender.output()?);
+    let zone = given.unwrap_or(10).to_string();
+    if zone == to {
+        receiver.wait_line("recv ok message")?;
+        let refusals = Counters::of(colby)?.refusals(&before)?;
+        check!(refusals.is_empty(), "refused: {refusals:?}");
+        return Ok(());
+    }
+    let head = format!("denied sscid={zone} ssnid=1 tscid={to} tsnid=2 udp");
+    Denial::wait(colby, mark, &head)?.says("reason", "no-permission")?;
+    check!(receiver.is_running()?, "it ended: {}", receiver.output()?);
+    Ok(())
+}
+
+/// A thread that is not the first one of its process executes a program of another zone, which then is all of it.
+pub(super) fn exec_by_thread(cluster: &mut Cluster, from: &str, to: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let receiver = start(
+        colby,
+        &format!("exec-by-thread-{to}"),
+        to,
+        &format!("socket,u,2,2,0 bind,u,0.0.0.0:70{to} say,ready recv,u"),
+    )?;
+    let mark = munster.kernel_mark();
+    let steps = format!(
+        "thread exec,{} socket,u,2,2,0 send,u,message,{}:70{to}",
+        program(to),
+        colby.ip
+    );
+    let output = run(munster, from, &steps)?;
+    if to == "20" {
+        output.ok()?;
+        receiver.wait_line("recv ok message")?;
+        return Ok(());
+    }
+    fails(output, "exec", EACCES)?;
+    Denial::wait(munster, mark, "denied sscid=20 ssnid=1 tscid=10 tsnid=1")?.says("perm", "execute")
 }
 
 /// Sends by io_uring: by the process itself, by its kernel thread, and with registered credentials.
@@ -1117,7 +1551,7 @@ fn uring(cluster: &Cluster, kind: &Kind, port: &str, way: &str) -> TestResult {
     Ok(())
 }
 
-fn uring_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
+pub(super) fn uring_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     let receiver = start(
@@ -1143,7 +1577,7 @@ fn uring_denied(cluster: &mut Cluster, kind: Kind) -> TestResult {
     Ok(())
 }
 
-fn uring_allowed(cluster: &mut Cluster, kind: Kind) -> TestResult {
+pub(super) fn uring_allowed(cluster: &mut Cluster, kind: Kind) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
     for way in RINGS {
@@ -1370,46 +1804,170 @@ fn ping(cluster: &mut Cluster, to_node: bool) -> TestResult {
     }
 }
 
-/// Family, type and protocol of what carries no label.
-const FAMILIES: [(&str, &str); 12] = [
-    ("packet", "17,3,0"),
-    ("xdp", "44,3,0"),
-    ("vsock", "40,1,0"),
-    ("sctp", "2,1,132"),
-    ("sctp-datagrams", "2,5,132"),
-    ("sctp-over-ipv6", "10,1,132"),
-    ("smc", "43,1,0"),
-    ("smc-over-ipv6", "43,1,1"),
-    ("rds", "21,5,0"),
-    ("tipc", "30,5,0"),
-    ("raw", "2,3,255"),
-    ("raw-ipv6", "10,3,255"),
-];
+/// A kind of socket that carries no label.
+struct Unlabelled {
+    name: &'static str,
+    /// Family, type and protocol.
+    numbers: &'static str,
+    /// The kernel's module for it, if it is one.
+    module: &'static str,
+    /// What /proc/net/protocols calls it.
+    protocol: &'static str,
+}
 
-fn families_denied(cluster: &mut Cluster) -> TestResult {
+const fn kind(
+    name: &'static str,
+    numbers: &'static str,
+    module: &'static str,
+    protocol: &'static str,
+) -> Unlabelled {
+    Unlabelled {
+        name,
+        numbers,
+        module,
+        protocol,
+    }
+}
+
+const UNLABELLED: [Unlabelled; 17] = [
+    kind("packet", "17,3,0", "", "PACKET"),
+    kind("xdp", "44,3,0", "", "XDP"),
+    kind("raw", "2,3,255", "", "RAW"),
+    kind("raw-ipv6", "10,3,255", "", "RAWv6"),
+    kind("vsock", "40,1,0", "vsock", "AF_VSOCK"),
+    kind("sctp", "2,1,132", "sctp", "SCTP"),
+    kind("sctp-datagrams", "2,5,132", "sctp", "SCTP"),
+    kind("sctp-over-ipv6", "10,1,132", "sctp", "SCTPv6"),
+    kind("rds", "21,5,0", "rds", "RDS"),
+    kind("tipc", "30,5,0", "tipc", "TIPC"),
+    kind("l2tp", "2,2,115", "l2tp_ip", "L2TP/IP"),
+    kind("l2tp-over-ipv6", "10,2,115", "l2tp_ip6", "L2TP/IPv6"),
+    kind("smc", "43,1,0", "smc", "SMC"),
+    kind("smc-over-ipv6", "43,1,1", "smc", "SMC6"),
+    kind("smc-by-protocol", "2,1,256", "smc", "SMC"),
+    kind("udp-lite", "2,2,136", "", "UDP-Lite"),
+    kind("udp-lite-over-ipv6", "10,2,136", "", "UDPLITEv6"),
+];
+/// What the kernels of some distributions and versions lack.
+const MAY_LACK: [&str; 4] = ["SMC", "SMC6", "UDP-Lite", "UDPLITEv6"];
+
+/// Has the kernel load what it has of these, so that none is refused for want of its module, and tells which it has.
+fn with_modules(node: &Node) -> Result<Vec<(&'static Unlabelled, bool)>, Failure> {
+    for kind in &UNLABELLED {
+        if !kind.module.is_empty() {
+            // What is missing then shows.
+            node.run(&["modprobe", kind.module])?;
+        }
+    }
+    let protocols = node.run(&["cat", "/proc/net/protocols"])?.ok()?.stdout;
+    let has = |name: &str| {
+        let mut names = protocols
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
+        names.any(|of_line| of_line == name)
+    };
+    let kinds: Vec<_> = UNLABELLED
+        .iter()
+        .map(|kind| (kind, has(kind.protocol)))
+        .collect();
+    for (kind, there) in &kinds {
+        check!(
+            *there || MAY_LACK.contains(&kind.protocol),
+            "the kernel has no {}: {protocols}",
+            kind.name
+        );
+    }
+    Ok(kinds)
+}
+
+pub(super) fn unmediated() -> String {
+    socket_rule("10", "10", "create_unmediated")
+}
+
+/// Zone 10 is refused each, though the kernel has it. First it does these steps.
+pub(super) fn families_denied(cluster: &mut Cluster, first: &str) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (_, colby) = nodes(cluster)?;
-    for (name, numbers) in FAMILIES {
-        let output = run(colby, "10", &format!("say,{name} socket,s,{numbers}"))?;
+    for (kind, _) in with_modules(colby)? {
+        let before = Counters::of(colby)?;
+        let (name, numbers) = (kind.name, kind.numbers);
+        let output = run(
+            colby,
+            "10",
+            &format!("{first} say,{name} socket,s,{numbers}"),
+        )?;
         fails(output, "socket", EACCES)?;
+        let refused = Counters::of(colby)?.rise(&before, "refused-no-permission")?;
+        check_eq!(refused, 1, "{name}: refusals");
     }
     Ok(())
 }
 
-fn families_allowed(cluster: &mut Cluster, zone: &str, rules: &[&str]) -> TestResult {
+pub(super) fn families_allowed(
+    cluster: &mut Cluster,
+    zone: &str,
+    rules: &[&str],
+    first: &str,
+) -> TestResult {
+    const EPROTONOSUPPORT: i32 = 93;
+    const EAFNOSUPPORT: i32 = 97;
     enforce(cluster, &policy(rules))?;
     let (_, colby) = nodes(cluster)?;
-    for (name, numbers) in FAMILIES {
-        let output = run(colby, zone, &format!("say,{name} socket,s,{numbers}"))?;
-        // The kernel may have no such family, or be told not to load its module.
-        if output.code != Some(0) {
-            output.says_not(&format!("errno={EACCES}"))?;
+    let mut lacks = Vec::new();
+    for (kind, there) in with_modules(colby)? {
+        let (name, numbers) = (kind.name, kind.numbers);
+        let output = run(
+            colby,
+            zone,
+            &format!("{first} say,{name} socket,s,{numbers}"),
+        )?;
+        if there {
+            output.ok()?;
+            continue;
         }
+        // The module lets it be asked for, and the kernel has none.
+        let errno = if numbers.starts_with("43,") {
+            EAFNOSUPPORT
+        } else {
+            EPROTONOSUPPORT
+        };
+        fails(output, "socket", errno)?;
+        lacks.push(name);
     }
-    for numbers in ["17,3,0", "2,3,255", "10,3,255"] {
-        run(colby, zone, &format!("socket,s,{numbers}"))?.ok()?;
-    }
+    println!(
+        "  {} kinds of sockets were made; this kernel has no {}",
+        UNLABELLED.len() - lacks.len(),
+        lacks.join(", ")
+    );
     Ok(())
+}
+
+/// What it takes to make a map of sockets and put one into it.
+const MAPS: &str = "<system_permission><source_ScID>10</source_ScID><grant>bpf net_admin</grant></system_permission>";
+
+/// Zone 10's root makes a map of sockets, by which BPF hands what comes for one of them to another.
+fn sockmap(cluster: &mut Cluster, rule: &str) -> TestResult {
+    enforce(cluster, &policy(&[rule]))?;
+    let (_, colby) = nodes(cluster)?;
+    let server = PLAIN.greeter(colby)?;
+    let mark = colby.kernel_mark();
+    let steps = format!("socket,a,2,1,0 connect,a,{}:7015 sockmap,a", PLAIN.colby);
+    let output = run(colby, "10", &steps)?;
+    server.stop()?;
+    if !rule.is_empty() {
+        return output.ok().map(drop);
+    }
+    check!(
+        output.stdout.contains("sockmap errno="),
+        "{}",
+        output.describe()
+    );
+    Denial::wait(
+        colby,
+        mark,
+        "denied sscid=10 ssnid=2 tscid=0 tsnid=2 perm=bpf",
+    )
+    .map(drop)
 }
 
 /// The number of a node's network device.
@@ -1500,7 +2058,7 @@ fn multicast_passes(cluster: &mut Cluster, to: &str) -> TestResult {
 }
 
 /// A process of zone 10 in munster's other network namespace, by way of munster's forwarding.
-fn namespace(cluster: &mut Cluster, kind: Kind, zone: &str) -> TestResult {
+pub(super) fn namespace(cluster: &mut Cluster, kind: Kind, zone: &str) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (munster, colby) = nodes(cluster)?;
     let port = format!("70{zone}");
