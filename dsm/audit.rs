@@ -49,6 +49,8 @@ pub(crate) struct Denial<'a> {
     pub(crate) hook: &'a str,
     /// Number of the system call that needed a part of the machine; 0 if none did.
     pub(crate) call: u32,
+    /// Whether those who listen can be told: it wakes them, and may signal a process group.
+    pub(crate) heard: bool,
 }
 
 /// Serial number of the last event.
@@ -78,7 +80,7 @@ pub(crate) fn denial(denial: &Denial<'_>) {
     if !sys::listening() {
         return;
     }
-    if !sys::admit(Channel::Event, origin, kind) {
+    if !denial.heard || !sys::admit(Channel::Event, origin, kind) {
         hold_event();
         return;
     }

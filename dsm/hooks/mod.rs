@@ -54,8 +54,18 @@ struct Question<'a> {
 
 /// Carries a decision out: counts and tells of a refusal, and says whether it goes ahead.
 fn carry_out(decision: Decision, question: &Question<'_>) -> core::result::Result<Grant, Refused> {
+    carry_out_to(decision, question, true)
+}
+
+/// The same; where locks are held that are needed to wake who listens to events (`!heard`), only the log
+/// tells of it.
+fn carry_out_to(
+    decision: Decision,
+    question: &Question<'_>,
+    heard: bool,
+) -> core::result::Result<Grant, Refused> {
     if decision.audit {
-        tell(decision, question);
+        tell(decision, question, heard);
     }
     match (decision.permit, decision.is_refusal()) {
         (true, false) => Ok(Grant::ByRight),
@@ -68,7 +78,7 @@ fn carry_out(decision: Decision, question: &Question<'_>) -> core::result::Resul
 const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[cold]
-fn tell(decision: Decision, question: &Question<'_>) {
+fn tell(decision: Decision, question: &Question<'_>, heard: bool) {
     counters::add_refusal(decision.reason, !decision.permit);
     let (pid, comm) = if task::in_task() {
         audit::current()
@@ -103,6 +113,7 @@ fn tell(decision: Decision, question: &Question<'_>) {
         } else {
             0
         },
+        heard,
     });
 }
 

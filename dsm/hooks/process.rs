@@ -8,7 +8,7 @@
 //! kernel itself does, and the node's first process, which has to be able to end every service,
 //! goes ahead. Without a policy everything does; on an enrolled node zones are left to themselves.
 
-use super::{carry_out, is_open, refuse, unless_told, Question, Refused, Verdict};
+use super::{carry_out, carry_out_to, is_open, refuse, unless_told, Question, Refused, Verdict};
 use crate::engine::{decide, Class, Decision, Peer, ProcessPermission, Reason, ScId, Told};
 use crate::state::{self, nodes, owners, policy, tasks};
 use crate::sys::params;
@@ -61,24 +61,28 @@ pub(super) fn lost(subject: ScId, permission: ProcessPermission, hook: &'static 
 
 fn conclude(
     decision: Decision,
-    (subject, target): (ScId, ScId),
+    ends: (ScId, ScId),
     permission: ProcessPermission,
     hook: &'static str,
 ) -> Verdict {
+    carry_out(decision, &question(ends, permission, hook)).map(drop)
+}
+
+fn question(
+    (subject, target): (ScId, ScId),
+    permission: ProcessPermission,
+    hook: &'static str,
+) -> Question<'static> {
     let own = nodes::own();
     let peer = |scid| Peer { scid, snid: own };
-    carry_out(
-        decision,
-        &Question {
-            class: Class::Process,
-            permission: permission.name(),
-            hook,
-            source: peer(subject),
-            target: peer(target),
-            flow: None,
-        },
-    )
-    .map(drop)
+    Question {
+        class: Class::Process,
+        permission: permission.name(),
+        hook,
+        source: peer(subject),
+        target: peer(target),
+        flow: None,
+    }
 }
 
 /// May the running process send the task a signal, or know that it could?
@@ -172,11 +176,14 @@ pub(crate) fn trace(target: TaskRef<'_>, look: Look) -> Verdict {
     conclude(decision, ends, ProcessPermission::Trace, "ptrace_access_check")
 }
 
-/// The running process asks its parent to trace it. May that one?
+/// The running process asks its parent to trace it. May that one? The kernel holds its lock of all tasks,
+/// without which no process group is signalled: who wants a signal for each event must not be told here.
 pub(crate) fn traced_by(tracer: TaskRef<'_>) -> Verdict {
     if is_open(state::generation()) {
         return Ok(());
     }
     let ends = ptrmap::read(|held| (scid(tracer, held), tasks::current(held)));
-    access(ends, ProcessPermission::Trace, "ptrace_traceme")
+    let permission = ProcessPermission::Trace;
+    let question = question(ends, permission, "ptrace_traceme");
+    carry_out_to(decide(ends, permission), &question, false).map(drop)
 }

@@ -63,6 +63,7 @@ const TESTS: &[Test] = tests! {
     "settings-of-a-process-by-permission-ok" => |c| permitted(c, SETTINGS),
     "call-to-be-traced-by-another-zone-denied" => |c| all(c, &[ROOT, USER], &["traceme"], REFUSED),
     "call-to-be-traced-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-traceme"], &["done"]),
+    "refused-call-to-be-traced-is-told-in-the-log-to-no-listener's-harm-ok" => told_of_traceme,
     "denials-are-told-ok" => told,
     "transition-by-rule-ok" => |c| all(c, &[ROOT, USER], &["exec"], &["done"]),
     "ld-preload-over-a-transition-denied" => |c| all(c, &[ROOT, USER], &["preload"], &["ENOENT"]),
@@ -657,6 +658,43 @@ fn told(cluster: &mut Cluster) -> TestResult {
             denial.says(field, value)?;
         }
     }
+    Ok(())
+}
+
+/// Listens to events, and wants a signal to its process group for each.
+const LISTENER: &str = r#"
+import fcntl, os, signal, sys
+sys.path.insert(0, "/opt/ynl")
+from pyynl.lib import YnlFamily
+os.setpgrp()
+signal.signal(signal.SIGIO, lambda *_: os.write(1, b"signalled\n"))
+family = YnlFamily("/opt/ynl/specs/dsi.yaml", schema="")
+family.ntf_subscribe("audit")
+fd = family.sock.fileno()
+fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
+fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+print("listens", flush=True)
+while True:
+    signal.pause()
+"#;
+
+/// The kernel asks with all its tasks locked, and signals to a process group need that lock.
+fn told_of_traceme(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    let listener = node.spawn("listener", &["python3", "-c", LISTENER])?;
+    listener.wait_line("listens")?;
+    let mark = node.kernel_mark();
+    let way = format!("x:run=plain,{},traceme", of_zone("20"));
+    node.run(&[&of_zone("10"), &way])?.ok()?.says("EPERM")?;
+    until("a line of ptrace_traceme", || {
+        let of_hook = |line: &String| line.contains("denied") && line.contains("ptrace_traceme");
+        Ok(node.kernel_lines_since(mark).iter().any(of_hook))
+    })?;
+    // What is told elsewhere does signal it.
+    node.run(&[&of_zone("10"), "x:kill=1,0"])?.ok()?;
+    listener.wait_line("signalled")?;
+    listener.signal(9)?;
+    listener.join()?;
     Ok(())
 }
 
