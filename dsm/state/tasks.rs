@@ -81,7 +81,7 @@ pub(crate) fn set(task: TaskRef<'_>, scid: ScId, context: Context) -> Result {
 /// Gives all threads of a process another ScID, unless somebody traces or measures it: he would go on doing
 /// so. Twice, for threads that were being made meanwhile. If it fails nothing has changed. Sleeps.
 pub(crate) fn set_process(task: TaskRef<'_>, scid: ScId) -> Result {
-    let process = Hold::on(task)?;
+    let process = Hold::on(task);
     if process.is_watched() {
         return Err(EBUSY);
     }

@@ -484,8 +484,6 @@ static int do_task_set(struct sk_buff *skb, struct genl_info *info)
 		else if (ret == -EBUSY)
 			NL_SET_ERR_MSG(info->extack,
 				       "somebody traces or measures it: end strace, gdb or perf on it first");
-		else if (ret == -EAGAIN)
-			NL_SET_ERR_MSG(info->extack, "it was executing a program all the time: try again");
 	}
 	put_task_struct(task);
 	return ret;

@@ -187,21 +187,20 @@ static bool try_hold(struct signal_struct *signal)
 
 /*
  * From now on until dsm_release() nobody begins to trace or measure a task's process, but by asking its
- * parent to trace it. Never waits for long: who executes a program whose file he serves himself can make
- * that last as long as he likes.
+ * parent to trace it. False if that did not come to it: the process executes all the time, and while it
+ * does nobody gets further than to being asked about. It is not waited for: who executes a program whose
+ * file he serves himself can make that last as long as he likes.
  */
-int dsm_hold(const struct task_struct *task)
+bool dsm_hold(const struct task_struct *task)
 {
-	unsigned long end = jiffies + 10 * HZ;
+	unsigned int tries;
 
-	while (!try_hold(task->signal)) {
-		if (time_after(jiffies, end))
-			return -EAGAIN;
-		schedule_timeout_killable(1);
-		if (fatal_signal_pending(current))
-			return -EINTR;
+	for (tries = 0; tries < 10; tries++) {
+		if (try_hold(task->signal))
+			return true;
+		schedule_timeout_uninterruptible(msecs_to_jiffies(10));
 	}
-	return 0;
+	return false;
 }
 
 void dsm_release(const struct task_struct *task)

@@ -136,34 +136,39 @@ impl CredRef<'_> {
     }
 }
 
-/// A process that nobody begins to trace or measure while the value lives, but by asking its parent to
-/// trace it, and that executes nothing.
+/// A process that, where that could be had, nobody begins to trace or measure while the value lives, but by
+/// asking its parent to trace it.
 ///
 /// # Invariants
 ///
-/// The shim's hold on the task's process has been taken.
-pub(crate) struct Hold<'a>(TaskRef<'a>);
+/// If `held`, the shim's hold on the task's process has been taken.
+pub(crate) struct Hold<'a> {
+    task: TaskRef<'a>,
+    held: bool,
+}
 
 impl<'a> Hold<'a> {
-    /// Takes it. Sleeps, ten seconds at most; fails with `EAGAIN` if it does not come to it.
-    pub(crate) fn on(task: TaskRef<'a>) -> Result<Self> {
+    /// Tries to take it. Sleeps, a tenth of a second at most.
+    pub(crate) fn on(task: TaskRef<'a>) -> Self {
         // SAFETY: the task is not freed meanwhile, by the type's promise; called in process context.
-        to_result(unsafe { bindings::dsm_hold(task.0) })?;
-        // INVARIANT: taken.
-        Ok(Self(task))
+        let held = unsafe { bindings::dsm_hold(task.0) };
+        // INVARIANT: as the shim says.
+        Self { task, held }
     }
 
     /// Whether somebody traces or measures it.
     pub(crate) fn is_watched(&self) -> bool {
         // SAFETY: the task is not freed meanwhile, by the type's promise.
-        unsafe { bindings::dsm_watched(self.0 .0) }
+        unsafe { bindings::dsm_watched(self.task.0) }
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // SAFETY: the task is not freed meanwhile; the hold has been taken, by the type's invariant.
-        unsafe { bindings::dsm_release(self.0 .0) };
+        if self.held {
+            // SAFETY: the task is not freed meanwhile; the hold has been taken, by the type's invariant.
+            unsafe { bindings::dsm_release(self.task.0) };
+        }
     }
 }
 
