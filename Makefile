@@ -10,7 +10,7 @@ LONG = QEMU_LIMIT=43200 TEST_LIMIT=43200
 export DSI_CACHE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests check-kernels check-debug soak fuzz build module guest bench-kernel kernels fmt clean
+.PHONY: help setup demo check check-host check-qemu check-attack check-programs check-selftests check-kernels check-debug soak fuzz build module guest bench-kernel bench-wire kernels fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ guest: setup ## the disk images of the test nodes
 
 bench-kernel: setup ## instructions per operation, beside other systems; into target/bench/kernel.json
 	@scripts/bench-kernel
+
+bench-wire: setup ## instructions per MB at both ends of a network card; into target/bench/wire.json
+	@$(LONG) FILTER=wire/ scripts/check qemu
 
 kernels: setup ## the stock kernels of the archive that a module can be built for
 	@scripts/kernel-tree --list

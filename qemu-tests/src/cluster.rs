@@ -72,6 +72,12 @@ impl NodeSpec {
         self
     }
 
+    /// The same with words added to QEMU's command line.
+    pub const fn qemu_args(mut self, args: &'static [&'static str]) -> Self {
+        self.qemu_args = args;
+        self
+    }
+
     /// The same with words added to the kernel's command line.
     pub const fn kernel_args(mut self, args: &'static [&'static str]) -> Self {
         self.kernel_args = args;

@@ -12,8 +12,8 @@ const USAGE: &str =
                       [--no-build]
 Boots nodes in QEMU and runs the suites on them. Logs go to target/qemu/SUITE/NODE/.
 --list            tells the tests
---filter TEXT     only tests whose 'suite/test' contains TEXT, or one of TEXT,TEXT,...; 'programs', 'selftests' and
-                  'soak' only run if it begins so
+--filter TEXT     only tests whose 'suite/test' contains TEXT, or one of TEXT,TEXT,...; 'programs', 'selftests',
+                  'soak' and 'wire' only run if it begins so
 --kernel RELEASE  the stock kernel to run on (newest)
 --jobs N          suites at the same time (1)
 --bound SECONDS   ends the guests of a test that takes longer, and its suite with them (900)

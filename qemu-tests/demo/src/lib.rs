@@ -10,6 +10,7 @@ pub mod client;
 pub mod entry_point;
 pub mod message;
 pub mod operator;
+pub mod stream;
 pub mod traffic;
 
 /// What ends a program: the text for standard error and the exit code.

@@ -9,12 +9,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::args::{Args, resolve};
+use crate::stream::{self, Plan};
 use crate::{Exit, describe};
 
 const USAGE: &str = "usage: dsi-traffic udp-server|tcp-server --bind HOST:PORT [--count N]
        dsi-traffic udp-client|tcp-client --to HOST:PORT [options]
+       dsi-traffic udp-sink|tcp-sink --bind HOST:PORT --bytes N
+       dsi-traffic udp-source|tcp-source --to HOST:PORT --bytes N --size N
 Servers send back whatever they receive, until they are stopped or have served --count datagrams
 (connections); they print 'serving HOST:PORT' when they are ready.
+Sources send so many bytes to a sink, and both print what that took of their processor.
 Clients send messages one after the other and wait for the echo of each.
 --count N          messages to send (1)
 --connections N    tcp-client: connections to make, each with --count messages (1)
@@ -139,6 +143,7 @@ pub fn run(args: impl IntoIterator<Item = String>) -> Result<(), Exit> {
         "--timeout-ms",
         "--interval-ms",
         "--until-file",
+        "--bytes",
     ];
     if mode == "--help" {
         return Err(Exit::new(0, USAGE));
@@ -147,6 +152,10 @@ pub fn run(args: impl IntoIterator<Item = String>) -> Result<(), Exit> {
     match mode.as_str() {
         "udp-server" => serve_udp(required(&args, "--bind")?, args.value("--count", u64::MAX)?),
         "tcp-server" => serve_tcp(required(&args, "--bind")?, args.value("--count", u64::MAX)?),
+        "udp-sink" => stream::udp_sink(plan(&args, "--bind")?),
+        "tcp-sink" => stream::tcp_sink(plan(&args, "--bind")?),
+        "udp-source" => stream::udp_source(plan(&args, "--to")?),
+        "tcp-source" => stream::tcp_source(plan(&args, "--to")?),
         "udp-client" => report(Client::from_args(&args, false)?.udp()),
         "tcp-client" => report(Client::from_args(&args, true)?.tcp()),
         other => Err(Exit::new(
@@ -154,6 +163,14 @@ pub fn run(args: impl IntoIterator<Item = String>) -> Result<(), Exit> {
             format!("unknown mode '{other}'\n{USAGE}"),
         )),
     }
+}
+
+fn plan(args: &Args, at: &str) -> Result<Plan, Exit> {
+    Ok(Plan {
+        at: required(args, at)?,
+        bytes: args.value("--bytes", 1 << 20)?,
+        size: args.value("--size", 1400)?,
+    })
 }
 
 fn address(text: &str) -> Result<SocketAddr, Exit> {

@@ -22,6 +22,7 @@ pub mod soak;
 pub mod sockets;
 pub mod twins;
 pub mod two_operators;
+pub mod wire;
 
 #[cfg(test)]
 mod claims;
@@ -52,7 +53,7 @@ pub const ALL: &[Suite] = &[
 ];
 
 /// Suites that take long: they run only if the filter begins with their name.
-pub const LONG: &[Suite] = &[programs::SUITE, selftests::SUITE, soak::SUITE];
+pub const LONG: &[Suite] = &[programs::SUITE, selftests::SUITE, soak::SUITE, wire::SUITE];
 
 /// The suites that a filter may choose from.
 pub fn choice(filter: Option<&str>) -> &'static [Suite] {
