@@ -499,10 +499,8 @@ fn audit_request(socket: &OwnedFd, kind: u32, body: &[u32]) -> Outcome {
     let mut message = vec![len, kind | REQUEST_ACK << 16, 1, 0];
     message.extend(body);
     // SAFETY: the message is as long as it says.
-    check(
-        unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), len as usize, 0) }
-            as c_long,
-    )?;
+    let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), len as usize, 0) };
+    check(sent as c_long)?;
     let mut answer = [0_u32; 512];
     // SAFETY: room for as much as is said.
     check(unsafe {
