@@ -422,8 +422,12 @@ impl Process {
 
     /// Asks it to end (SIGTERM) and waits for that.
     pub fn stop(&self) -> Result<Option<i32>, Failure> {
-        if self.is_running()? {
-            self.signal(15)?;
+        if self.is_running()?
+            && let Err(failure) = self.signal(15)
+            // It may have ended in this moment.
+            && self.is_running()?
+        {
+            return Err(failure);
         }
         self.join()
     }
