@@ -422,8 +422,13 @@ impl Process {
 
     /// Asks it to end (SIGTERM) and waits for that.
     pub fn stop(&self) -> Result<Option<i32>, Failure> {
+        self.end_by(15)
+    }
+
+    /// Ends it by a signal, unless it has ended by itself, and waits for that.
+    pub fn end_by(&self, signal: i32) -> Result<Option<i32>, Failure> {
         if self.is_running()?
-            && let Err(failure) = self.signal(15)
+            && let Err(failure) = self.signal(signal)
             // It may have ended in this moment.
             && self.is_running()?
         {

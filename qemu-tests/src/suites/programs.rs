@@ -561,8 +561,7 @@ fn load_ended(cluster: &mut Cluster, load: &Load) -> TestResult {
             .is_empty())
     })?;
     if load.may_spin {
-        process.signal(9)?;
-        process.join()?;
+        process.end_by(9)?;
     } else {
         let code = process.join_for(LOAD)?;
         let said = process.output()?;
