@@ -102,6 +102,15 @@ pub fn until(what: &str, mut holds: impl FnMut() -> Result<bool, Failure>) -> Re
     Ok(())
 }
 
+/// How many packets of IPv4 a node's kernel has handed up to TCP, UDP and the like: merged ones count once.
+pub fn delivered(node: &Node) -> Result<usize, Failure> {
+    let output = node
+        .sh("awk '$1 == \"Ip:\" && $10 ~ /^[0-9]/ {print $10}' /proc/net/snmp")?
+        .ok()?;
+    let number = output.stdout.trim().parse();
+    number.map_err(|_| Failure::new(output.describe()))
+}
+
 impl Regime {
     /// Makes the signer and has these nodes, which are enrolled, take its certificate as their anchor.
     pub fn establish(cluster: &Cluster, nodes: &[&str]) -> Result<Self, Failure> {

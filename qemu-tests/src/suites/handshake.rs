@@ -15,7 +15,7 @@ use crate::label::{LEN, Label, OPTION};
 use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv4};
 use crate::regime::{
-    self, Counters, Regime, WITHIN_10, ZONES, document, every_packet, network, until,
+    self, Counters, Regime, WITHIN_10, ZONES, delivered, document, every_packet, network, until,
 };
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
@@ -360,15 +360,8 @@ fn each(cluster: &mut Cluster) -> TestResult {
 /// Segments that came up colby's stack during a transfer, and how many were on the wire.
 fn handled(cluster: &Cluster, program: &str) -> Result<(usize, usize), Failure> {
     let colby = cluster.node("colby")?;
-    let delivered = || -> Result<usize, Failure> {
-        let output = colby
-            .sh("awk '$1 == \"Ip:\" && $10 ~ /^[0-9]/ {print $10}' /proc/net/snmp")?
-            .ok()?;
-        let number = output.stdout.trim().parse();
-        number.map_err(|_| Failure::new(output.describe()))
-    };
     let mark = cluster.switch.mark();
-    let before = delivered()?;
+    let before = delivered(colby)?;
     let size = ["--size", "300000", "--count", "3"];
     client_of(cluster, program, "10.77.0.2:7010", ALLOWED_MS, &size)?.ok()?;
     // Once the connection has ended at colby, all that munster has sent over it has come.
@@ -389,7 +382,7 @@ fn handled(cluster: &Cluster, program: &str) -> Result<(usize, usize), Failure> 
         .iter()
         .filter(|packet| packet.ports().is_some_and(|(_, to)| to == 7010))
         .count();
-    Ok((delivered()? - before, sent))
+    Ok((delivered(colby)? - before, sent))
 }
 
 /// The same before the module is loaded.
@@ -744,15 +737,7 @@ fn other_zone(cluster: &mut Cluster, to: &'static str) -> TestResult {
     enforce(cluster, &document("enforcing", &[ZONES, WITHIN_10, &rule]))?;
     let colby = cluster.node("colby")?;
     let from = 6030;
-    let mark = cluster.switch.mark();
-    Segment::opening(to, from, 1000).send(cluster)?;
-    until("an answer", || {
-        Ok(answer(cluster, mark, to, from)?.is_some())
-    })?;
-    let Some(answer) = answer(cluster, mark, to, from)? else {
-        return Err(Failure::new("no answer"));
-    };
-    let theirs = answer.sequence();
+    let (mark, theirs) = opened(cluster, to, from)?;
     // Behind so many bytes in either direction.
     let data = |at: u32, data| Segment {
         to,
@@ -783,20 +768,25 @@ fn other_zone(cluster: &mut Cluster, to: &'static str) -> TestResult {
     Ok(())
 }
 
+/// Opens a connection by hand, and waits for the answer: a mark from before it, and where colby's numbers start.
+fn opened(cluster: &Cluster, to: &'static str, from: u16) -> Result<(u64, u32), Failure> {
+    let mark = cluster.switch.mark();
+    Segment::opening(to, from, 1000).send(cluster)?;
+    let mut theirs = None;
+    until("an answer", || {
+        theirs = answer(cluster, mark, to, from)?.map(|answer| answer.sequence());
+        Ok(theirs.is_some())
+    })?;
+    let theirs = theirs.ok_or_else(|| Failure::new("no answer"))?;
+    Ok((mark, theirs))
+}
+
 /// The end of a handshake whose label covers where colby's numbers start, or a number beside it.
 fn finished(cluster: &mut Cluster, to: &'static str, wrong: u32) -> TestResult {
     enforce(cluster, &by_handshake())?;
     let colby = cluster.node("colby")?;
     let from = 6010 + wrong as u16;
-    let mark = cluster.switch.mark();
-    Segment::opening(to, from, 1000).send(cluster)?;
-    until("an answer", || {
-        Ok(answer(cluster, mark, to, from)?.is_some())
-    })?;
-    let Some(answer) = answer(cluster, mark, to, from)? else {
-        return Err(Failure::new("no answer"));
-    };
-    let theirs = answer.sequence();
+    let (mark, theirs) = opened(cluster, to, from)?;
     let before = Counters::of(colby)?;
     let end = Segment {
         to,

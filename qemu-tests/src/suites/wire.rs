@@ -13,7 +13,9 @@ use crate::enrol::{enrol, load};
 use crate::fault::{Failure, Fault};
 use crate::images::repository;
 use crate::node::{Node, PATIENCE, Process};
-use crate::regime::{Counters, Denial, Regime, WITHIN_10, ZONES, document, every_packet};
+use crate::regime::{
+    Counters, Denial, Regime, WITHIN_10, ZONES, delivered, document, every_packet,
+};
 use crate::suite::{Need, Suite, Test, TestResult, no_setup};
 use crate::{check, check_eq, tests};
 
@@ -73,7 +75,7 @@ struct Figures {
     sender: u64,
     /// From sender to receiver: on the wire, and up the receiver's stack.
     frames: usize,
-    delivered: u64,
+    delivered: usize,
 }
 
 impl Figures {
@@ -95,15 +97,6 @@ fn megabytes() -> u64 {
 
 fn of_zone(zone: &str) -> String {
     format!("/srv/zone{zone}/dsi-traffic")
-}
-
-/// What a node's kernel has handed up of IPv4.
-fn delivered(node: &Node) -> Result<u64, Failure> {
-    let output = node
-        .sh("awk '$1 == \"Ip:\" && $10 ~ /^[0-9]/ {print $10}' /proc/net/snmp")?
-        .ok()?;
-    let number = output.stdout.trim().parse();
-    number.map_err(|_| Failure::new(output.describe()))
 }
 
 /// The field of what an end of a stream has printed.
