@@ -17,6 +17,7 @@ pub mod label;
 pub mod leaks;
 pub mod node;
 pub mod pcap;
+pub mod probe;
 pub mod protocol;
 pub mod regime;
 pub mod runner;

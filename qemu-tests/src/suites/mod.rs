@@ -2,6 +2,7 @@
 
 pub mod administration;
 pub mod attack;
+pub mod calls;
 pub mod escape;
 pub mod forgery;
 pub mod handshake;
@@ -22,6 +23,7 @@ pub mod soak;
 pub mod sockets;
 pub mod twins;
 pub mod two_operators;
+pub mod unix;
 pub mod wire;
 
 #[cfg(test)]
@@ -39,6 +41,8 @@ pub const ALL: &[Suite] = &[
     twins::SUITE,
     outside::SUITE,
     sockets::SUITE,
+    unix::SUITE,
+    calls::SUITE,
     ordinary::SUITE,
     routes::SUITE,
     nat::SUITE,

@@ -1,16 +1,18 @@
 //! Proves that an ordinary user does not get out of a zone by sockets either, nor by programs that make him root: the ways
-//! of the suite `sockets` that need no root, by the same steps in processes of a user, where it takes one in name spaces
-//! of his own; and set-uid programs. No servers.
+//! of the suites `sockets`, `unix` and `calls` that need no root, by the same steps in processes of a user, where it takes
+//! one in name spaces of his own; and set-uid programs. No servers.
 
-use super::sockets::{
-    self, EACCES, EPERM, OPTIONS, PLAIN, PLAIN6, READS, WRITES, descriptor, enforce,
-    exec_by_thread, fails, families_allowed, families_denied, foreign_datagrams,
-    foreign_stream_allowed, foreign_stream_denied, getfd, handed_over, namespace, nodes, of_thread,
-    own_stream, policy, program, run, start, unix_allowed, unix_denied, unix_within, unmediated,
-    uring_allowed, uring_denied,
+use super::calls::{
+    READS, WRITES, exec_by_thread, foreign_datagrams, foreign_stream_allowed,
+    foreign_stream_denied, of_thread, own_stream, uring_allowed, uring_denied,
 };
+use super::sockets::{OPTIONS, families_allowed, families_denied, namespace, unmediated};
+use super::unix::{descriptor, getfd, handed_over, unix_allowed, unix_denied, unix_within};
 use crate::check;
 use crate::cluster::{Cluster, NodeSpec};
+use crate::probe::{
+    self, EACCES, EPERM, NAMES, PLAIN, PLAIN6, enforce, fails, nodes, policy, program, run, start,
+};
 use crate::regime::Denial;
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::tests;
@@ -73,13 +75,12 @@ const TESTS: &[Test] = tests! {
     "packet-socket-of-a-set-uid-program-without-label-by-permission-ok" => |c| packets(c, &[&unmediated()]),
 };
 
-const NAMES: [&str; 2] = ["munster", "colby"];
 /// In these, an ordinary user is root.
 const OWN: &str = "userns";
 const USER: &str = "1000";
 
 fn setup(cluster: &mut Cluster) -> TestResult {
-    sockets::setup(cluster)?;
+    probe::setup(cluster)?;
     for name in NAMES {
         let node = cluster.node(name)?;
         // Owner and mode go before the label, which a change of the owner would take away.
