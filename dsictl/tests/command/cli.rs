@@ -6,6 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
 use crate::common::{Cluster, dsictl, example};
 use serde_json::json;
+use tokio::net::TcpSocket;
 
 /// Every command, with what it needs to be understood.
 const COMMANDS: &[&[&str]] = &[
@@ -117,14 +118,12 @@ fn without_the_module_its_commands_end_with_3() {
 #[test]
 fn a_profile_whose_server_is_down_ends_with_3() {
     // The port is bound by nobody else while the test holds it, and nobody listens on it.
-    let port = std::net::UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let cluster = Cluster::init(&format!("127.0.0.1:{port}"));
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let server = socket.local_addr().unwrap().to_string();
+    let cluster = Cluster::init(&server);
     let run = cluster.dsictl(&["status"]).ends(3);
-    assert!(run.stderr.contains(&format!("127.0.0.1:{port}")), "{run:?}");
+    assert!(run.stderr.contains(&server), "{run:?}");
     let run = cluster
         .dsictl(&["policy", "apply", &example("two-operators.xml")])
         .ends(3);

@@ -25,6 +25,7 @@ use ssd::clock::Clock;
 use ssd::config::{Config as ServerConfig, Overrides};
 use ssd::server::Server;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -99,6 +100,17 @@ impl Running {
     }
 }
 
+/// A port of loopback's for the server to listen on, also when it starts again. It is bound, and not listened on: while
+/// this is held the system gives it to nobody else, and who connects while the server is down is refused.
+fn reserve() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    // The server's own, which is bound beside it, allows for that, too.
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
 /// A cluster.
 pub struct Cluster {
     pub directory: TempDir,
@@ -108,19 +120,15 @@ pub struct Cluster {
     pub metrics: SocketAddr,
     offset_ms: Arc<AtomicI64>,
     server: Option<Running>,
+    _port: TcpSocket,
 }
 
 impl Cluster {
     /// A new cluster with its server running.
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // The port is known only when the socket is bound, the certificate names none.
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let servers = [format!("127.0.0.1:{port}").parse().unwrap()];
+        let (port, address) = reserve();
+        let servers = [address.to_string().parse().unwrap()];
         let new = NewCluster {
             name: "test",
             servers: &servers,
@@ -135,7 +143,6 @@ impl Cluster {
         .unwrap();
         let key = std::fs::read_to_string(&files.signer_key).unwrap();
         let signer = signature::load_signer(&key, &std::fs::read(&files.anchor).unwrap()).unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut cluster = Self {
             directory,
             files,
@@ -144,6 +151,7 @@ impl Cluster {
             metrics: address,
             offset_ms: Arc::default(),
             server: None,
+            _port: port,
         };
         cluster.start_server().await;
         cluster
