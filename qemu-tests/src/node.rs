@@ -1,8 +1,8 @@
 //! One node: what a test does on it and asks of it.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::Ipv4Addr;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, Shutdown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +33,26 @@ struct Link {
 }
 
 impl Link {
+    /// Begins to listen; what is received then is the agent's report. A write that makes no headway for `patience` fails.
+    fn new(
+        node: &str,
+        control: UnixStream,
+        patience: Duration,
+    ) -> io::Result<(Arc<Self>, Receiver<Answer>)> {
+        control.set_write_timeout(Some(patience))?;
+        let reader = control.try_clone()?;
+        let (sender, ready) = channel();
+        let link = Arc::new(Self {
+            node: node.into(),
+            writer: Mutex::new(control),
+            waiting: Mutex::new(Some(HashMap::from([(0, sender)]))),
+            next: AtomicU64::new(1),
+        });
+        let listener = Arc::clone(&link);
+        std::thread::spawn(move || listener.listen(reader));
+        Ok((link, ready))
+    }
+
     /// Takes answers until the agent is gone; then nobody waits any longer.
     fn listen(&self, socket: UnixStream) {
         for line in BufReader::new(socket).lines() {
@@ -74,8 +94,7 @@ impl Link {
         let mut line =
             serde_json::to_vec(&request).map_err(|error| self.lost(error.to_string()))?;
         line.push(b'\n');
-        lock(&self.writer)
-            .write_all(&line)
+        self.send(&line)
             .map_err(|error| self.lost(format!("cannot be asked: {error}")))?;
         receiver.recv_timeout(patience + GRACE).map_err(|error| {
             let what = match request.ask {
@@ -86,6 +105,15 @@ impl Link {
                 RecvTimeoutError::Timeout => self.lost(format!("no answer in time to: {what}")),
                 RecvTimeoutError::Disconnected => self.lost(format!("it was lost during: {what}")),
             }
+        })
+    }
+
+    /// A guest that takes nothing is lost: nobody can say how much of the line it has, so no other may follow.
+    fn send(&self, line: &[u8]) -> io::Result<()> {
+        let mut writer = lock(&self.writer);
+        writer.write_all(line).inspect_err(|_| {
+            // It may be closed already.
+            let _ = writer.shutdown(Shutdown::Both);
         })
     }
 
@@ -470,18 +498,8 @@ impl Node {
         dir: &Path,
     ) -> Result<Self, Fault> {
         let dir = dir.join(&spec.name);
-        let reader = control
-            .try_clone()
-            .map_err(Fault::host("clone the control socket of", &dir))?;
-        let link = Arc::new(Link {
-            node: spec.name.clone(),
-            writer: Mutex::new(control),
-            waiting: Mutex::new(Some(HashMap::new())),
-            next: AtomicU64::new(1),
-        });
-        let ready = link.expect(0)?;
-        let listener = Arc::clone(&link);
-        std::thread::spawn(move || listener.listen(reader));
+        let (link, ready) = Link::new(&spec.name, control, PATIENCE)
+            .map_err(Fault::host("use the control socket of", &dir))?;
         Ok(Self {
             name: spec.name.clone(),
             ip: spec.ip,
@@ -750,5 +768,31 @@ impl Node {
     fn log_len(&self, path: &str) -> Result<u64, Fault> {
         let output = self.run(&["stat", "-c", "%s", path])?;
         Ok(output.stdout.trim().parse().unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_takes_nothing_is_lost() {
+        // Nobody reads the other end.
+        let (control, _guest) = UnixStream::pair().unwrap();
+        let (link, ready) = Link::new("munster", control, Duration::from_millis(10)).unwrap();
+        let write = Ask::Write {
+            path: "/tmp/large".into(),
+            data: Bytes(vec![0; 8 << 20]),
+            mode: 0o644,
+        };
+        let fault = link.ask(write, PATIENCE).unwrap_err().to_string();
+        assert!(fault.contains("cannot be asked"), "{fault}");
+        // Nor does anybody wait for it any more.
+        assert_eq!(
+            ready.recv_timeout(PATIENCE),
+            Err(RecvTimeoutError::Disconnected)
+        );
+        let fault = link.ask(Ask::Ping, PATIENCE).unwrap_err().to_string();
+        assert!(fault.contains("it has gone"), "{fault}");
     }
 }
