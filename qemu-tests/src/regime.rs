@@ -133,7 +133,8 @@ impl Regime {
         Ok(())
     }
 
-    /// Installs a document on a node as the next version.
+    /// Installs a document on a node as the next version. What is in force there is noted only when the kernel has taken it:
+    /// after a refusal nothing is, and the next one is installed anew.
     pub fn install(&self, node: &Node, document: &str) -> Result<Output, Failure> {
         let fault = |detail: String| Fault::Prepare {
             what: "a policy of the suite".into(),
@@ -144,7 +145,7 @@ impl Regime {
         let version = {
             let mut state = self.lock();
             state.version += 1;
-            state.in_force.insert(node.name.clone(), document.into());
+            state.in_force.remove(&node.name);
             state.version
         };
         let input = CompileInput {
@@ -152,7 +153,12 @@ impl Regime {
             version,
         };
         let image = compile(&policy, &input).map_err(|error| fault(error.to_string()))?;
-        install(node, &image, &self.signer.sign(&image)?)
+        let output = install(node, &image, &self.signer.sign(&image)?)?;
+        if output.code == Some(0) {
+            let mut state = self.lock();
+            state.in_force.insert(node.name.clone(), document.into());
+        }
+        Ok(output)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
