@@ -58,9 +58,11 @@ pub struct Vm {
 }
 
 /// The guests' kernel command line. A stall on a busy, emulating host is no fault of the guest, so its
-/// watchdogs are patient; everything that the kernel says at level info goes to the console.
+/// watchdogs are patient (kernels without the one for blocked tasks say so, and boot); everything that the kernel says at
+/// level info goes to the console.
 const KERNEL_ARGS: &str = "console=ttyS0 loglevel=7 printk.devkmsg=on panic=-1 mitigations=off random.trust_cpu=on \
-                           no_timer_check tsc=reliable rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60";
+                           no_timer_check tsc=reliable rcupdate.rcu_cpu_stall_timeout=120 watchdog_thresh=60 \
+                           sysctl.kernel.hung_task_timeout_secs=600";
 
 impl Vm {
     /// Starts QEMU in `dir`, where the switch's sockets are. Returns the control socket with it. The
