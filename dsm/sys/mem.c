@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Memory, locks, grace periods and counters for the state tables. The locks are leaves: nothing
- * is called while one is held but the table's own list work.
+ * is called while one is held but the table's own list work. They never sleep, not on the rt flavour
+ * either: unloading does not wait for a task that sleeps in a hook, unless the hook says so.
  */
 #include <linux/mm.h>
 #include <linux/percpu.h>
@@ -17,7 +18,7 @@
 #define LOCKS 64
 
 static struct {
-	spinlock_t lock;
+	raw_spinlock_t lock;
 } ____cacheline_aligned_in_smp locks[LOCKS];
 
 DEFINE_PER_CPU(u64[DSM_COUNTERS], dsm_counters);
@@ -30,7 +31,7 @@ void dsm_mem_init(void)
 	unsigned int i;
 
 	for (i = 0; i < LOCKS; i++)
-		spin_lock_init(&locks[i].lock);
+		raw_spin_lock_init(&locks[i].lock);
 }
 
 void *dsm_alloc(size_t size, bool atomic)
@@ -58,13 +59,13 @@ unsigned long dsm_lock(u32 n)
 {
 	unsigned long flags;
 
-	spin_lock_irqsave(&locks[n % LOCKS].lock, flags);
+	raw_spin_lock_irqsave(&locks[n % LOCKS].lock, flags);
 	return flags;
 }
 
 void dsm_unlock(u32 n, unsigned long flags)
 {
-	spin_unlock_irqrestore(&locks[n % LOCKS].lock, flags);
+	raw_spin_unlock_irqrestore(&locks[n % LOCKS].lock, flags);
 }
 
 void dsm_rcu_lock(void)
