@@ -56,7 +56,7 @@ pub(crate) fn departure(
                 counters::add(Event::OutBare);
                 return Departure::Bare;
             }
-            match speaker(packet, owner, held) {
+            match speaker(packet, owner, socket, held) {
                 Some(scid) => scid,
                 None => return Departure::Bare,
             }
@@ -132,11 +132,12 @@ pub(crate) fn recent_label(
 /// What the label of a process' datagram depends on. It has no two kinds of them.
 #[inline(always)]
 fn datagram_key(socket: &Socket, task: TaskRef<'_>, ends: Ends, held: &Held<'_>) -> [u64; 3] {
-    key(
-        socket.era(state::generation()),
-        ends,
-        tasks::scid(task, held),
-    )
+    let scid = if socket.is_lent() {
+        tasks::scid(task, held)
+    } else {
+        socket.owner()
+    };
+    key(socket.era(state::generation()), ends, scid)
 }
 
 /// What a label depends on.
@@ -195,7 +196,8 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
     let owner = sockets::owner(sock, held).unwrap_or(ScId::DEFAULT);
     let scid = match tasks::current(held) {
         ScId::KERNEL => owner,
-        scid => scid,
+        scid if sockets::is_other_lent(sock, held) => scid,
+        _ => owner,
     };
     if scid.is_exempt() || owner.is_exempt() {
         return Departure::Bare;
@@ -257,8 +259,14 @@ fn refused(reason: Reason, scid: ScId, packet: &Packet<'_>, generation: u64) -> 
 /// Who speaks through a socket: for a stream its owner, for datagrams the process that sends.
 /// `None`: the management, which goes unlabelled.
 #[inline(always)]
-fn speaker(packet: &Packet<'_>, owner: ScId, held: &Held<'_>) -> Option<ScId> {
-    if packet.protocol() == TCP {
+fn speaker(
+    packet: &Packet<'_>,
+    owner: ScId,
+    socket: Option<&Socket>,
+    held: &Held<'_>,
+) -> Option<ScId> {
+    // A packet that was queued to a filter in user space goes on in the filter's process.
+    if packet.protocol() == TCP || socket.is_some_and(|socket| !socket.is_lent()) {
         return Some(owner);
     }
     match tasks::current(held) {

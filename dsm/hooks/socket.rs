@@ -180,6 +180,11 @@ pub(crate) fn unmediated(hook: &'static str) -> Verdict {
     policy::with(|policy, _| access(policy, subject, subject, permission, hook, None).map(drop))
 }
 
+/// The process is about to send through a socket that is neither TCP nor UDP, nor AF_UNIX.
+pub(crate) fn sends_other(sock: SockRef<'_>) {
+    ptrmap::read(|held| sockets::other_sends_for(sock, tasks::current(held), held));
+}
+
 /// A socket has been made that is neither TCP nor UDP.
 pub(crate) fn created_other(sock: SockRef<'_>, kern: bool) -> Result {
     let _inside = ptrmap::read(|_| Sleeper::enter());
@@ -631,6 +636,9 @@ pub(crate) fn send(view: &SockView<'_>) -> Verdict {
     }
     adopt(view);
     with_call(view, "socket_sendmsg", |call| {
+        if let Some(socket) = call.socket {
+            socket.sends_for(call.subject);
+        }
         let era = call.socket.map(|socket| socket.era(call.generation));
         // An accepted connection was let in by its peer's permission, not by ours.
         let passive = view.protocol() == TCP

@@ -34,6 +34,8 @@ pub(crate) struct Socket {
     id: u64,
     owner: AtomicU32,
     role: AtomicU32,
+    // Whether a process of another zone than its owner's has ever sent through it.
+    lent: AtomicBool,
     // The label that the flow's peer has shown: ScID << 32 | SnID; 0 before the first.
     peer: AtomicU64,
     // Rises with each flow that it has had.
@@ -100,7 +102,14 @@ mod stream {
 static SOCKETS: PtrMap<Socket, { live::BUCKETS }> = PtrMap::new();
 
 /// Whose the sockets are that are neither TCP nor UDP, and not the default zone's.
-static OTHERS: PtrMap<ScId, { 1 << 12 }> = PtrMap::new();
+static OTHERS: PtrMap<Other, { 1 << 12 }> = PtrMap::new();
+
+/// The state beside one of them.
+struct Other {
+    owner: ScId,
+    // As a socket's.
+    lent: AtomicBool,
+}
 
 /// The last socket's number.
 static LAST_ID: AtomicU64 = AtomicU64::new(0);
@@ -195,7 +204,26 @@ pub(crate) fn own(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
         return Ok(());
     }
     room(owner)?;
-    OTHERS.insert(sock.key(), context, || owner)
+    OTHERS.insert(sock.key(), context, || Other {
+        owner,
+        lent: AtomicBool::new(false),
+    })
+}
+
+/// A process of a zone is about to send through a socket that is neither TCP nor UDP.
+pub(crate) fn other_sends_for(sock: SockRef<'_>, subject: ScId, held: &Held<'_>) {
+    if let Some(other) = OTHERS.get(sock.key(), held) {
+        if subject != other.owner && !other.lent.load(Ordering::Relaxed) {
+            other.lent.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether others than its owner may have sent through a socket that is neither TCP nor UDP.
+pub(crate) fn is_other_lent(sock: SockRef<'_>, held: &Held<'_>) -> bool {
+    OTHERS
+        .get(sock.key(), held)
+        .is_none_or(|other| other.lent.load(Ordering::Relaxed))
 }
 
 /// Whose a socket is, of whatever kind; `None` if that could not be kept.
@@ -203,7 +231,7 @@ pub(crate) fn owner(sock: SockRef<'_>, held: &Held<'_>) -> Option<ScId> {
     match get(sock, held) {
         Some(socket) => Some(socket.owner()),
         None => match OTHERS.get(sock.key(), held) {
-            Some(owner) => Some(*owner),
+            Some(other) => Some(other.owner),
             None => (!sock.is_lost()).then_some(ScId::DEFAULT),
         },
     }
@@ -272,6 +300,7 @@ impl Socket {
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             owner: AtomicU32::new(owner.0),
             role: AtomicU32::new(Role::Unknown as u32),
+            lent: AtomicBool::new(false),
             peer: AtomicU64::new(0),
             era: AtomicU64::new(0),
             stream: AtomicU32::new(0),
@@ -304,6 +333,20 @@ impl Socket {
     /// Makes it somebody else's: a part of another socket.
     pub(crate) fn give_to(&self, owner: ScId) {
         self.owner.store(owner.0, Ordering::Relaxed);
+    }
+
+    /// A process of a zone is about to send through it.
+    pub(crate) fn sends_for(&self, subject: ScId) {
+        if subject != self.owner() && !self.is_lent() {
+            self.lent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether others than its owner send through it. If not, whatever it sends is the owner's,
+    /// whoever runs when it leaves.
+    #[inline(always)]
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// Which side it is.

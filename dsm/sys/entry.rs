@@ -98,8 +98,13 @@ unsafe fn on_other_message(sock: *const bindings::socket) -> c_int {
     // SAFETY: by the caller's promise.
     match unsafe { (net::sock_of(sock), net::unix_peer(sock)) } {
         (Some(own), Some(peer)) => errno(unix::go_on(own, peer.sock(), HOOK), EACCES),
-        // SAFETY: by the caller's promise.
-        _ => unsafe { on_other(sock, HOOK) },
+        (own, _) => {
+            if let Some(own) = own {
+                socket::sends_other(own);
+            }
+            // SAFETY: by the caller's promise.
+            unsafe { on_other(sock, HOOK) }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //! none that comes to him by him. Both nodes have a container, a network namespace whose address the node map does not
 //! name: munster's goes out under munster's address, colby's is served by ports of colby's. Munster also reaches colby by a
 //! service's address, which it translates itself. What is denied is denied at once, with a message that says why, beside
-//! its twin that a rule for outside allows; over UDP and TCP, IPv4 and IPv6. No servers.
+//! its twin that a rule for outside allows; over UDP and TCP, IPv4 and IPv6. And that a packet which the node's filter
+//! takes through a process of the administrator's (NFQUEUE) stays its sender's. No servers.
 
 use crate::cluster::{Cluster, NodeSpec};
 use crate::enrol::{enrol, load};
@@ -32,6 +33,8 @@ const TESTS: &[Test] = tests! {
     "service-address-to-another-zone-denied" => service_of_another_zone,
     "service-address-by-rule-for-outside-ok" => service_allowed,
     "stream-from-behind-nat-aborted-when-its-rule-goes-its-twin-ok" => stream,
+    "through-a-filter-in-user-space-within-a-zone-ok" => queued_allowed,
+    "through-a-filter-in-user-space-to-another-zone-denied" => queued_denied,
 };
 
 const NAMES: [&str; 2] = ["munster", "colby"];
@@ -383,4 +386,79 @@ fn stream(cluster: &mut Cluster) -> TestResult {
         }
     }
     Ok(())
+}
+
+/// What leaves for the servers' port goes by way of a process.
+const QUEUE: &str = "modprobe -a nfnetlink_queue nft_queue && nft -f - <<'E'
+table inet q {
+  chain out { type filter hook output priority 0; oif eth0 meta l4proto { tcp, udp } th dport 7010 queue num 7; }
+}
+E";
+
+/// Lets every packet of queue 7 go on, and says so (linux/netfilter/nfnetlink_queue.h).
+const FILTER: &str = "
+import socket, struct
+QUEUE, PACKET, VERDICT, CONFIG = 7, 3 << 8, 3 << 8 | 1, 3 << 8 | 2
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+netlink.bind((0, 0))
+def send(kind, attribute, data):
+    head = struct.pack('=BB', 0, 0) + struct.pack('!H', QUEUE)
+    body = head + struct.pack('=HH', 4 + len(data), attribute) + data + bytes(-len(data) % 4)
+    netlink.send(struct.pack('=IHHII', 16 + len(body), kind, 1, 0, 0) + body)
+send(CONFIG, 1, struct.pack('!BBH', 1, 0, 0))
+send(CONFIG, 2, struct.pack('!IB', 0, 1))
+print('filtering', flush=True)
+while True:
+    message = netlink.recv(65536)
+    length, kind = struct.unpack_from('=IH', message)
+    at = 20
+    while kind == PACKET and at < length:
+        size, attribute = struct.unpack_from('=HH', message, at)
+        if attribute == 1:
+            number, = struct.unpack_from('!I', message, at + 4)
+            send(VERDICT, 2, struct.pack('!II', 1, number))
+            print('passed', flush=True)
+        at += size + 3 & ~3
+    if kind == 2:
+        print('error', struct.unpack_from('=i', message, 16), flush=True)
+";
+
+/// Munster's packets go through the filter while `f` runs. It is the default zone's.
+fn queued(cluster: &Cluster, f: impl FnOnce(&Process) -> TestResult) -> TestResult {
+    let munster = cluster.node("munster")?;
+    let filter = munster.spawn("filter", &["python3", "-c", FILTER])?;
+    filter.wait_line("filtering")?;
+    munster.sh(QUEUE)?.ok()?;
+    let result = f(&filter);
+    munster.run(&["nft", "delete", "table", "inet", "q"])?.ok()?;
+    check!(filter.is_running()?, "it ended: {}", filter.output()?);
+    filter.stop()?;
+    result
+}
+
+fn queued_allowed(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &[])?;
+    queued(cluster, |filter| {
+        answered(cluster, &[], COLBY, PORT)?;
+        filter.wait_line("passed").map(drop)
+    })
+}
+
+/// The filter's zone might.
+fn queued_denied(cluster: &mut Cluster) -> TestResult {
+    let filters = "<network_permission><source_ScID>2</source_ScID><target_ScID>10</target_ScID>\
+         <grant>send receive connect</grant></network_permission>";
+    enforce(cluster, &[filters.to_owned()])?;
+    let colby = cluster.node("colby")?;
+    queued(cluster, |filter| {
+        for (protocol, family) in kinds() {
+            let mark = colby.kernel_mark();
+            let question = question("20", protocol, COLBY[family], PORT, DENIED_MS);
+            ask(cluster, &[], &question)?.exits_with(12)?;
+            filter.wait_line("passed")?;
+            let head = format!("denied sscid=20 ssnid=1 tscid=10 tsnid=2 {protocol}");
+            Denial::wait(colby, mark, &head)?.says("reason", "no-permission")?;
+        }
+        Ok(())
+    })
 }
