@@ -63,7 +63,7 @@ pub(crate) fn departure(
         }
     };
     let make = || {
-        let start = start(socket, packet, || sock.and_then(peer_start));
+        let start = start(socket, packet, || sock.and_then(peer_start))?;
         if nodes::is_unmapped(packet.saddr()) {
             return Err(Unlabelled::Unmapped);
         }
@@ -296,33 +296,39 @@ fn start(
     socket: Option<&Socket>,
     packet: &Packet<'_>,
     peer_start: impl FnOnce() -> Option<u32>,
-) -> Option<Start> {
-    if packet.protocol() != TCP {
-        return None;
-    }
+) -> core::result::Result<Option<Start>, Unlabelled> {
+    let (TCP, Some(socket)) = (packet.protocol(), socket) else {
+        return Ok(None);
+    };
     let handshake = policy::handshake();
-    let socket = socket?;
     if let Some(start) = packet.answer() {
-        return handshake.then_some(start);
+        return Ok(handshake.then_some(start));
     }
     if packet.is_first() {
         socket.opens(packet.seq(), handshake);
-        return handshake.then_some(Start {
+        return Ok(handshake.then_some(Start {
             sender: packet.seq(),
             receiver: None,
-        });
+        }));
     }
-    let [ours, theirs] = socket.starts_or(peer_start)?;
-    (handshake && !socket.labels_each()).then_some(Start {
-        sender: ours,
-        receiver: Some(theirs),
-    })
+    let by_start = handshake && !socket.labels_each();
+    match socket.starts_or(peer_start) {
+        Some([ours, theirs]) => Ok(by_start.then_some(Start {
+            sender: ours,
+            receiver: Some(theirs),
+        })),
+        None if by_start && socket.our_start().is_some() => Err(Unlabelled::NoStart),
+        None => Ok(None),
+    }
 }
 
 /// Why a packet gets no label.
 enum Unlabelled {
     /// It goes to no node, this one is none, or there is no key.
     NoKey,
+    /// It is no part of the connection that its socket is opening. A label over addresses and ports alone
+    /// could be copied onto the opening of another one.
+    NoStart,
     /// Its own address is no node's, as behind NAT: whoever gets it could not verify the label.
     Unmapped,
 }
@@ -357,7 +363,7 @@ fn make(
 #[inline(always)]
 fn unlabelled(why: Unlabelled, packet: &Packet<'_>, scid: ScId, generation: u64) -> Departure {
     match why {
-        Unlabelled::NoKey => Departure::Bare,
+        Unlabelled::NoKey | Unlabelled::NoStart => Departure::Bare,
         Unlabelled::Unmapped => unmapped(packet, scid, generation),
     }
 }

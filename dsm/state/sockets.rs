@@ -373,7 +373,14 @@ impl Socket {
             // Sent again.
             return;
         }
-        // A flow that began behind the back of `begin`.
+        // A call to connect may overtake the end of the connection before, behind the back of `begin`.
+        self.role.store(Role::Active as u32, Ordering::Relaxed);
+        self.peer.store(0, Ordering::Relaxed);
+        self.start(ours, handshake);
+    }
+
+    /// A flow begins, with this sequence number of ours.
+    fn start(&self, ours: u32, handshake: bool) {
         self.era.fetch_add(1 << 48, Ordering::Relaxed);
         self.believed.store(0, Ordering::Relaxed);
         self.starts.store(u64::from(ours) << 32, Ordering::Relaxed);
@@ -389,7 +396,7 @@ impl Socket {
         handshake: bool,
     ) {
         self.begin(Role::Passive);
-        self.opens(ours, handshake);
+        self.start(ours, handshake);
         self.learn_start(theirs, stream::THEIRS);
         let bit = reserved.map_or(0, |family| family as u8);
         self.reserved.fetch_or(bit, Ordering::Relaxed);
@@ -425,15 +432,18 @@ impl Socket {
     }
 
     fn learn_start(&self, theirs: u32, how: u32) {
-        let before = self.starts.load(Ordering::Relaxed);
-        let after = before & !u64::from(u32::MAX) | u64::from(theirs);
-        // If it fails, it is told once more by the next segment.
-        if self
-            .starts
-            .compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-        {
-            self.stream.fetch_or(how, Ordering::Release);
+        // Another processor may learn the same. If it fails again, the next segment tells it once more.
+        for _ in 0..2 {
+            let before = self.starts.load(Ordering::Relaxed);
+            let after = before & !u64::from(u32::MAX) | u64::from(theirs);
+            if self
+                .starts
+                .compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                self.stream.fetch_or(how, Ordering::Release);
+                return;
+            }
         }
     }
 

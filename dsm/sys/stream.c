@@ -69,14 +69,15 @@ bool dsm_handshake_starts(const struct sock *sk, const struct sk_buff *skb, u32 
 
 /*
  * Whether a segment for a listener belongs to no connection and to no handshake, nor can be the end
- * of one that only a cookie knows: TCP answers it by a reset, and nothing else comes of it.
+ * of one that only a cookie knows: TCP answers it by a reset, and nothing else comes of it. A segment
+ * that brings a request along ends a handshake that BPF has made (skb_steal_sock leaves no other there).
  */
 bool dsm_segment_stray(const struct sock *sk, const struct sk_buff *skb)
 {
 	const struct tcphdr *th = tcp_hdr(skb);
 	struct sock *found;
 
-	if (!th->ack || th->rst || th->syn || !tcp_synq_no_recent_overflow(sk))
+	if (!th->ack || th->rst || th->syn || skb->sk || !tcp_synq_no_recent_overflow(sk))
 		return false;
 	found = known(sk, skb);
 	if (!found)
