@@ -180,6 +180,40 @@ pub(crate) fn unmediated(hook: &'static str) -> Verdict {
     policy::with(|policy, _| access(policy, subject, subject, permission, hook, None).map(drop))
 }
 
+/// How a process may read the errors of a socket of IP's.
+pub(crate) enum Errors {
+    /// With what they quote.
+    Whole,
+    /// Without it.
+    Bare,
+}
+
+/// How may the process read a socket's errors? Those of ICMP's quote what their senders say that the
+/// socket sent, which nobody can check: it is data from whoever writes it. A zone that may make
+/// sockets without labels could as well read the ICMP messages themselves.
+pub(crate) fn errors(quotes: bool, many: bool) -> core::result::Result<Errors, Refused> {
+    let subject = ptrmap::read(tasks::current);
+    if subject.0 <= ScId::DEFAULT.0 || !(quotes || many) || is_open(state::generation()) {
+        return Ok(Errors::Whole);
+    }
+    let permission = SocketPermission::CreateUnmediated;
+    policy::with(|policy, _| {
+        if many {
+            // Of those behind the first nothing can be taken away.
+            access(policy, subject, subject, permission, "socket_recvmsg", None)?;
+            return Ok(Errors::Whole);
+        }
+        let decision = decide(policy, subject, |policy| {
+            policy.socket(subject, nodes::own(), subject, permission)
+        });
+        Ok(if decision.permit {
+            Errors::Whole
+        } else {
+            Errors::Bare
+        })
+    })
+}
+
 /// The process is about to send through a socket that is neither TCP nor UDP, nor AF_UNIX.
 pub(crate) fn sends_other(sock: SockRef<'_>) {
     ptrmap::read(|held| sockets::other_sends_for(sock, tasks::current(held), held));

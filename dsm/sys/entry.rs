@@ -9,6 +9,7 @@ use super::ptrmap::{self, Context, Held};
 use super::system::{self, Part};
 use super::task::{CredRef, Program, TaskRef};
 use crate::engine::{ScId, SystemPermission};
+use crate::hooks::socket::Errors;
 use crate::hooks::{arrival, cred, departure, exec, machine, option, process, socket, unix, Verdict};
 use crate::state::{owners, tasks};
 use core::net::IpAddr;
@@ -752,6 +753,14 @@ entries! {
     fn dsm_on_recvmsg(sock: *const bindings::socket) -> c_int {
         // SAFETY: the hook's argument.
         unsafe { on_receive(sock, "socket_recvmsg") }
+    }
+
+    fn dsm_on_errors(quotes: bool, many: bool) -> c_int {
+        match socket::errors(quotes, many) {
+            Ok(Errors::Whole) => bindings::DSM_ERRORS_WHOLE as c_int,
+            Ok(Errors::Bare) => bindings::DSM_ERRORS_BARE as c_int,
+            Err(_) => EACCES.to_errno(),
+        }
     }
 
     fn dsm_on_file_read(sock: *const bindings::socket) -> c_int {

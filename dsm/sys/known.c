@@ -11,6 +11,8 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/skbuff.h>
+#include <linux/socket.h>
+#include <linux/uio.h>
 #include <linux/unaligned.h>
 #include <net/inet_sock.h>
 #include <net/ip.h>
@@ -92,8 +94,28 @@ static __always_inline bool receives(const struct socket *sock)
 	return known;
 }
 
+/*
+ * What is read of a socket's errors. One of ICMP's quotes whatever its sender wrote. Who may not have that gets
+ * the error without what is quoted: the call then has room for nothing. Of the messages that one call asks for
+ * only the first passes here.
+ */
+static noinline int reads_errors(struct socket *sock, struct msghdr *msg)
+{
+	int verdict = receives(sock) ? 0 : dsm_on_recvmsg(sock);
+
+	if (verdict || !sock->sk || !dsm_is_inet(sock->sk))
+		return verdict;
+	verdict = dsm_on_errors(dsm_sock_quotes(sock->sk), dsm_receives_many());
+	if (verdict != DSM_ERRORS_BARE)
+		return verdict;
+	iov_iter_truncate(&msg->msg_iter, 0);
+	return 0;
+}
+
 int dsm_hook_socket_recvmsg(struct socket *sock, struct msghdr *msg, int size, int flags)
 {
+	if (unlikely(flags & MSG_ERRQUEUE))
+		return reads_errors(sock, msg);
 	return receives(sock) ? 0 : dsm_on_recvmsg(sock);
 }
 

@@ -75,6 +75,7 @@ const struct cred *dsm_task_cred(const struct task_struct *task);
 bool dsm_cred_own(const struct cred *cred);
 bool dsm_cred_lent(const struct cred *cred);
 u32 dsm_system_call(void);
+bool dsm_receives_many(void);
 
 /* How a process wants to look into another one. */
 enum dsm_look {

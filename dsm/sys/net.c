@@ -90,6 +90,12 @@ bool dsm_sock_unmediated(const struct socket *socket)
 	       !ping(sk);
 }
 
+/* Whether the errors that a socket of IP's keeps may be such as quote what somebody else wrote. */
+bool dsm_sock_quotes(const struct sock *sk)
+{
+	return inet_test_bit(RECVERR, sk) || inet_test_bit(RECVERR6, sk);
+}
+
 /* To many: the kernel's own view of the address, or of the route that the packet took. */
 static bool to_group(const struct sk_buff *skb, __be32 daddr)
 {
@@ -182,6 +188,15 @@ static bool is_placeholder(const u8 *option, unsigned int len)
 	return len >= DSM_LABEL_LEN && option[0] == OPTION_TYPE && option[1] == DSM_LABEL_LEN;
 }
 
+/*
+ * Where what is sent to an address goes: to none means to this node, as the socket itself is addressed there
+ * (ip_route_output_key_hash_rcu).
+ */
+static u32 to_address(const struct sock *sk, __be32 daddr)
+{
+	return be32_to_cpu(daddr ?: inet_sk(sk)->inet_saddr) ?: INADDR_LOOPBACK;
+}
+
 static void destination(const struct sockaddr *address, int addrlen, struct dsm_sock *view)
 {
 	const struct sockaddr_in *in = (const struct sockaddr_in *)address;
@@ -192,13 +207,13 @@ static void destination(const struct sockaddr *address, int addrlen, struct dsm_
 	if (address->sa_family == AF_INET ||
 	    (address->sa_family == AF_UNSPEC && view->sk->sk_family == AF_INET)) {
 		view->destination = DSM_DEST_IPV4;
-		view->daddr = be32_to_cpu(in->sin_addr.s_addr);
+		view->daddr = to_address(view->sk, in->sin_addr.s_addr);
 		view->dport = be16_to_cpu(in->sin_port);
 	} else if (address->sa_family == AF_INET6 && addrlen >= SIN6_LEN_RFC2133) {
 		view->dport = be16_to_cpu(in6->sin6_port);
 		if (ipv6_addr_v4mapped(&in6->sin6_addr)) {
 			view->destination = DSM_DEST_IPV4;
-			view->daddr = be32_to_cpu(in6->sin6_addr.s6_addr32[3]);
+			view->daddr = to_address(view->sk, in6->sin6_addr.s6_addr32[3]);
 		} else {
 			view->destination = DSM_DEST_IPV6;
 			dsm_words6(ipv6_addr_any(&in6->sin6_addr) ? &in6addr_loopback :

@@ -62,6 +62,12 @@ enum dsm_departure {
 	DSM_OUT_REFUSE,		/* not at all, and its sender learns so at once */
 };
 
+/* How a process may read the errors of a socket; or not at all, by an errno. */
+enum dsm_errors {
+	DSM_ERRORS_WHOLE,
+	DSM_ERRORS_BARE,	/* without what they quote */
+};
+
 /* Families that a socket can hold placeholders for. */
 enum dsm_family {
 	DSM_FAMILY_IPV4 = 1,
@@ -114,6 +120,7 @@ const struct sock *dsm_sock_mediated(const struct sock *sk);
 const struct sock *dsm_sock(const struct socket *socket);
 struct socket *dsm_file_socket(struct file *file);
 bool dsm_sock_unmediated(const struct socket *socket);
+bool dsm_sock_quotes(const struct sock *sk);
 void dsm_sock_source6(const struct sock *sk, u8 *address);
 int dsm_reserve(const struct sock *sk, u32 family);
 int dsm_reserve_locked(struct sock *sk);
@@ -168,6 +175,7 @@ bool dsm_recent_label(const struct sock *sk, const struct task_struct *task, u64
 /* In entry.rs: the hooks of known.c in full. */
 int dsm_on_sendmsg(struct socket *sock, struct msghdr *msg, int size);
 int dsm_on_recvmsg(const struct socket *sock);
+int dsm_on_errors(bool quotes, bool many);
 int dsm_on_file_read(const struct socket *sock);
 int dsm_on_arrival(struct sock *sk, struct sk_buff *skb);
 

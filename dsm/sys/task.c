@@ -283,6 +283,19 @@ u32 dsm_system_call(void)
 	return number > 0 ? number : 0;
 }
 
+/* Whether the running task is in a system call that receives many messages, of which hooks see the first. */
+bool dsm_receives_many(void)
+{
+	u32 number = dsm_system_call();
+
+#ifdef CONFIG_COMPAT
+	/* socketcall, recvmmsg and recvmmsg_time64 of i386, which its kernel headers alone name. */
+	if (in_compat_syscall())
+		return number == 102 || number == 337 || number == 417;
+#endif
+	return number == __NR_recvmmsg;
+}
+
 bool dsm_may_label(void)
 {
 	return capable(CAP_MAC_ADMIN);

@@ -237,6 +237,13 @@ impl Process {
             ["rawfragment", name, from, to, data] => self.raw_udp(name, from, to, data, 0x2000),
             ["udp", name, from, to, data] => self.udp(name, from, to, data),
             ["ping", name, to] => self.ping(name, to),
+            ["icmperror", name, from, to, data] => self.icmp_error(name, from, to, data),
+            ["errors", name] => self.errors(name),
+            ["errorsmany", name] => self.errors_many(name),
+            ["ringerrors", ring, name] => {
+                let fd = self.fd(name)?;
+                self.ring(ring)?.errors(fd)
+            }
             ["ring", name, flags] => {
                 let ring = ring::Ring::new(number(flags)? as u32)?;
                 self.rings.insert(name.to_owned(), ring);
@@ -682,6 +689,165 @@ impl Process {
         request[2..4].copy_from_slice(&(!(sum as u16 + (sum >> 16) as u16)).to_be_bytes());
         self.send_to(name, &request, &format!("{to}:0"))?;
         self.receive(name).map(|got| got.len().to_string())
+    }
+
+    /// An error of ICMP's to who sent, it says, a datagram: one that nobody can be reached on a port.
+    fn icmp_error(&self, name: &str, from: &str, to: &str, data: &str) -> Result<String> {
+        use std::net::{IpAddr, SocketAddr};
+        let parse = |text: &str| -> Result<SocketAddr> {
+            text.parse().map_err(|_| wrong("an address and port"))
+        };
+        let (from, to) = (parse(from)?, parse(to)?);
+        let len = 8 + data.len() as u16;
+        let mut packet = vec![3, 3, 0, 0, 0, 0, 0, 0];
+        match (from.ip(), to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                packet.extend([0x45, 0]);
+                packet.extend((20 + len).to_be_bytes());
+                packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+                packet.extend(from.octets());
+                packet.extend(to.octets());
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                packet[..2].copy_from_slice(&[1, 4]);
+                packet.extend([0x60, 0, 0, 0]);
+                packet.extend(len.to_be_bytes());
+                packet.extend([17, 64]);
+                packet.extend(from.octets());
+                packet.extend(to.octets());
+            }
+            _ => return Err(wrong("addresses of two families")),
+        }
+        packet.extend(from.port().to_be_bytes());
+        packet.extend(to.port().to_be_bytes());
+        packet.extend(len.to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(data.as_bytes());
+        // The kernel sums up those of IPv6.
+        if from.is_ipv4() {
+            let mut sum = packet
+                .chunks(2)
+                .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+                .sum::<u32>();
+            while sum > 0xFFFF {
+                sum = (sum & 0xFFFF) + (sum >> 16);
+            }
+            packet[2..4].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        }
+        self.send_to(name, &packet, &SocketAddr::new(from.ip(), 0).to_string())
+    }
+
+    /// Waits until a socket has an error to tell, and reads it: where it comes from, its errno, and what it quotes.
+    fn errors(&self, name: &str) -> Result<String> {
+        let fd = self.fd(name)?;
+        wait_for_errors(fd)?;
+        let mut message = Message::new();
+        // SAFETY: the message's parts live on.
+        let got =
+            check(unsafe { libc::recvmsg(fd, &mut message.header(), libc::MSG_ERRQUEUE) } as i64)?;
+        message.said(got)
+    }
+
+    /// The same, of two at a time.
+    fn errors_many(&self, name: &str) -> Result<String> {
+        let fd = self.fd(name)?;
+        wait_for_errors(fd)?;
+        let mut messages = [Message::new(), Message::new()];
+        let mut headers = messages.each_mut().map(|message| libc::mmsghdr {
+            msg_hdr: message.header(),
+            msg_len: 0,
+        });
+        // SAFETY: two messages, whose parts live on.
+        let got = check(i64::from(unsafe {
+            libc::recvmmsg(
+                fd,
+                headers.as_mut_ptr(),
+                2,
+                libc::MSG_ERRQUEUE,
+                std::ptr::null_mut(),
+            )
+        }))?;
+        let said = headers
+            .iter()
+            .zip(&messages)
+            .take(got as usize)
+            .map(|(header, message)| message.said(i64::from(header.msg_len)));
+        Ok(said.collect::<Result<Vec<_>>>()?.join(" then "))
+    }
+}
+
+fn wait_for_errors(fd: i32) -> Result<()> {
+    let mut poll = libc::pollfd {
+        fd,
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: one poll entry.
+    check(i64::from(unsafe { libc::poll(&mut poll, 1, -1) })).map(drop)
+}
+
+/// Room for one message of a socket's errors.
+pub(crate) struct Message {
+    data: [u8; 2048],
+    control: [u64; 64],
+    part: libc::iovec,
+}
+
+impl Message {
+    pub(crate) fn new() -> Self {
+        Self {
+            data: [0; 2048],
+            control: [0; 64],
+            part: libc::iovec {
+                iov_base: std::ptr::null_mut(),
+                iov_len: 0,
+            },
+        }
+    }
+
+    /// What a call reads into it by. It may not be moved meanwhile.
+    pub(crate) fn header(&mut self) -> libc::msghdr {
+        self.part = libc::iovec {
+            iov_base: self.data.as_mut_ptr().cast(),
+            iov_len: self.data.len(),
+        };
+        // SAFETY: all zero is a message without anything.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &mut self.part;
+        header.msg_iovlen = 1;
+        header.msg_control = self.control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&self.control);
+        header
+    }
+
+    /// What was read: the `sock_extended_err` of whichever family, and so many bytes.
+    pub(crate) fn said(&self, got: i64) -> Result<String> {
+        // SAFETY: all zero is a message without anything; the control messages live on, and the kernel, or nobody, has
+        // written them into room that was zero.
+        unsafe {
+            let mut header: libc::msghdr = std::mem::zeroed();
+            header.msg_control = self.control.as_ptr().cast_mut().cast();
+            header.msg_controllen = size_of_val(&self.control);
+            let mut at = libc::CMSG_FIRSTHDR(&header);
+            while !at.is_null() && (*at).cmsg_len != 0 {
+                let is = ((*at).cmsg_level, (*at).cmsg_type);
+                if is == (libc::SOL_IP, libc::IP_RECVERR)
+                    || is == (libc::SOL_IPV6, libc::IPV6_RECVERR)
+                {
+                    let error = libc::CMSG_DATA(at)
+                        .cast::<libc::sock_extended_err>()
+                        .read_unaligned();
+                    return Ok(format!(
+                        "origin={} errno={} bytes={got} {}",
+                        error.ee_origin,
+                        error.ee_errno,
+                        String::from_utf8_lossy(&self.data[..got as usize])
+                    ));
+                }
+                at = libc::CMSG_NXTHDR(&header, at);
+            }
+        }
+        Err(wrong("no error told"))
     }
 }
 

@@ -1,11 +1,12 @@
 //! As little of io_uring as it takes to send and receive through it, one request at a time.
 
-use crate::{Result, check, wrong};
+use crate::{Message, Result, check, wrong};
 use std::ffi::CString;
 use std::io::Error;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 const OP_SENDMSG: u8 = 9;
+const OP_RECVMSG: u8 = 10;
 const OP_SPLICE: u8 = 30;
 const OP_RECV: u8 = 27;
 const OP_READ: u8 = 22;
@@ -229,6 +230,21 @@ impl Ring {
             ..Request::default()
         })?;
         Ok(String::from_utf8_lossy(&buffer[..got as usize]).into_owned())
+    }
+
+    /// Reads what a socket's errors say, as `Process::errors` does.
+    pub(crate) fn errors(&mut self, fd: i32) -> Result<String> {
+        let mut message = Message::new();
+        let header = message.header();
+        let got = self.run(Request {
+            opcode: OP_RECVMSG,
+            fd,
+            addr: std::ptr::from_ref(&header) as u64,
+            len: 1,
+            op_flags: libc::MSG_ERRQUEUE as u32,
+            ..Request::default()
+        })?;
+        message.said(got)
     }
 
     /// Reads by way of a pipe, past `recvmsg`.

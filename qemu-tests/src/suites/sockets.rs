@@ -74,6 +74,15 @@ const TESTS: &[Test] = tests! {
     "sockets-without-labels-by-permission-ok" => |c| families_allowed(c, "10", &[&unmediated()], ""),
     "map-of-sockets-without-permission-denied" => |c| sockmap(c, ""),
     "map-of-sockets-by-permission-ok" => |c| sockmap(c, MAPS),
+    "what-an-icmp-error-quotes-denied" => |c| quoted(c, "10", &[], false),
+    "what-an-icmp-error-quotes-of-default-ok" => |c| quoted(c, "2", &[], true),
+    "what-an-icmp-error-quotes-by-permission-ok" => |c| quoted(c, "10", &[&socket_rule("10", "10", "create_unmediated")], true),
+    "many-errors-in-one-call-denied" => |c| many_errors(c, "10", &[], false),
+    "many-errors-in-one-call-of-default-ok" => |c| many_errors(c, "2", &[], true),
+    "many-errors-in-one-call-by-permission-ok" => |c| many_errors(c, "10", &[&socket_rule("10", "10", "create_unmediated")], true),
+    "time-stamps-and-completions-of-a-zone-ok" => own_errors,
+    "to-no-address-to-another-zone-denied" => |c| to_no_address(c, "20"),
+    "to-no-address-within-a-zone-ok" => |c| to_no_address(c, "10"),
     "multicast-sent-without-permission-denied" => |c| multicast_unsent(c, GROUP),
     "multicast-received-without-permission-denied" => |c| multicast_unreceived(c, &[GROUP, BROADCAST]),
     "multicast-by-permission-ok" => |c| multicast_passes(c, GROUP),
@@ -845,6 +854,172 @@ struct Unlabelled {
     module: &'static str,
     /// What /proc/net/protocols calls it.
     protocol: &'static str,
+}
+
+/// A port for a process of a zone.
+fn port(zone: &str) -> u16 {
+    if zone == "2" { 7040 } else { 7018 }
+}
+
+/// Somebody writes errors of ICMP's to a socket, about packets that it never sent: what they quote is his message.
+fn quoted(cluster: &mut Cluster, zone: &str, rules: &[&str], whole: bool) -> TestResult {
+    enforce(cluster, &policy(rules))?;
+    let (munster, _) = nodes(cluster)?;
+    for (at, family, recverr, raw, origin) in [
+        ("127.0.0.1", 2, "0,11", "2,3,1", 2),
+        ("[::1]", 10, "41,25", "10,3,58", 3),
+    ] {
+        let address = format!("{at}:{}", port(zone));
+        let reader = start(
+            munster,
+            &format!("quoted-{zone}-{whole}-{family}"),
+            zone,
+            &format!(
+                "socket,u,{family},2,0 bind,u,{address} option,u,{recverr},1 ring,i,0 say,ready errors,u \
+                 say,again errors,u say,ring ringerrors,i,u"
+            ),
+        )?;
+        let error = format!("icmperror,r,{address},{at}:9,message");
+        let said = if whole {
+            format!("origin={origin} errno=111 bytes=7 message")
+        } else {
+            format!("origin={origin} errno=111 bytes=0")
+        };
+        for (after, read) in [
+            (None, "errors"),
+            (Some("say ok again"), "errors"),
+            (Some("say ok ring"), "ringerrors"),
+        ] {
+            if let Some(line) = after {
+                reader.wait_line(line)?;
+            }
+            run(munster, "2", &format!("socket,r,{raw} {error}"))?.ok()?;
+            reader.wait_line(&format!("{read} ok {said}"))?;
+        }
+        check_eq!(reader.join()?, Some(0), "exit code");
+        let output = reader.output()?;
+        check_eq!(output.contains("message"), whole, "quoted: {output}");
+    }
+    Ok(())
+}
+
+/// Of the messages that one call reads the security hooks see the first one only.
+fn many_errors(cluster: &mut Cluster, zone: &str, rules: &[&str], allowed: bool) -> TestResult {
+    enforce(cluster, &policy(rules))?;
+    let (munster, _) = nodes(cluster)?;
+    let mark = munster.kernel_mark();
+    let output = run(
+        munster,
+        zone,
+        &format!(
+            "socket,u,2,2,0 option,u,1,37,18 connect,u,127.0.0.1:{} send,u,stamp errorsmany,u",
+            port(zone)
+        ),
+    )?;
+    if allowed {
+        output
+            .ok()?
+            .says("errorsmany ok origin=4 errno=42")?
+            .says("stamp")?;
+        return Ok(());
+    }
+    fails(output, "errorsmany", EACCES)?;
+    Denial::wait(munster, mark, "denied sscid=10")?.says("perm", "create_unmediated")?;
+    Ok(())
+}
+
+/// Nobody else has written these: the time at which a datagram left, with the datagram, and that a message that the
+/// kernel sent without copying is through, from a socket that asks for ICMP's errors, too.
+fn own_errors(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, _) = nodes(cluster)?;
+    let at = "127.0.0.1:7018";
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 option,u,1,37,18 connect,u,{at} send,u,stamp errors,u"),
+    )?
+    .ok()?
+    .says("errors ok origin=4 errno=42")?
+    .says("stamp")?;
+    run(
+        munster,
+        "10",
+        &format!(
+            "socket,l,2,1,0 bind,l,{at} listen,l socket,c,2,1,0 option,c,0,11,1 connect,c,{at} accept,a,l \
+             zerocopy,c,data recv,a errors,c"
+        ),
+    )?
+    .ok()?
+    .says("errors ok origin=5 errno=0 bytes=0")?;
+    Ok(())
+}
+
+/// What is sent to the address that is none goes to the own node, and is judged as what goes to its loopback address.
+fn to_no_address(cluster: &mut Cluster, zone: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, _) = nodes(cluster)?;
+    let port = if zone == "10" { 7010 } else { 7020 };
+    for (at, to) in [(0, "0.0.0.0"), (1, "[::]"), (2, "[::ffff:0.0.0.0]")] {
+        let family = if to == "0.0.0.0" { 2 } else { 10 };
+        for (kind, protocol, serve) in [
+            (1, "tcp", "listen,l say,ready accept,c,l recv,c"),
+            (2, "udp", "say,ready recv,l"),
+        ] {
+            let server = start(
+                munster,
+                &format!("no-address-{zone}-{at}-{protocol}"),
+                zone,
+                &format!("socket,l,10,{kind},0 option,l,1,2,1 bind,l,[::]:{port} {serve}"),
+            )?;
+            let mark = munster.kernel_mark();
+            let timeout = if zone == "10" { ALLOWED_MS } else { DENIED_MS };
+            let client = run(
+                munster,
+                "10",
+                &format!(
+                    "socket,c,{family},{kind},0 timeout,c,{timeout} connect,c,{to}:{port} send,c,message"
+                ),
+            )?;
+            if zone == "10" {
+                client.ok()?;
+                server.wait_line("recv ok message")?;
+                continue;
+            }
+            // It leaves, and is refused where it arrives.
+            let told = format!("denied sscid=10 ssnid=1 tscid=20 tsnid=1 {protocol}");
+            Denial::wait(munster, mark, &told)?;
+            check!(server.is_running()?, "it ended: {}", server.output()?);
+            check!(!client.stdout.contains("errno=13"), "refused to leave");
+            server.stop()?;
+        }
+    }
+    // To one message, not by a connection, from a socket that is bound to an address.
+    let from = munster.ip;
+    let receiver = start(
+        munster,
+        &format!("no-address-{zone}-bound"),
+        zone,
+        &format!("socket,u,2,2,0 bind,u,0.0.0.0:{port} say,ready recv,u"),
+    )?;
+    let mark = munster.kernel_mark();
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 bind,u,{from}:7015 send,u,message,0.0.0.0:{port}"),
+    )?
+    .ok()?;
+    if zone == "10" {
+        receiver.wait_line("recv ok message")?;
+    } else {
+        Denial::wait(
+            munster,
+            mark,
+            "denied sscid=10 ssnid=1 tscid=20 tsnid=1 udp",
+        )?;
+        check!(receiver.is_running()?, "it ended: {}", receiver.output()?);
+    }
+    Ok(())
 }
 
 const fn kind(
