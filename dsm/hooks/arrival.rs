@@ -11,8 +11,9 @@ use crate::counters::{self, Event};
 use crate::engine::{
     header6, label, Class, Decision, Label, Peer, Policy, Reason, Remote, ScId, Start,
 };
+use crate::state::recent::{self, Handshake};
 use crate::state::sockets::{self, Proof, Role, Socket};
-use crate::state::{self, nodes, policy, recent};
+use crate::state::{self, nodes, policy};
 use crate::sys::net::{Ends, Incoming, LabelWords, Packet, SockRef, TCP, UDP};
 use crate::sys::prf::KernelPrf;
 use crate::sys::ptrmap::Held;
@@ -441,6 +442,9 @@ fn judge(
                 (_, Proof::None) => Event::InBare,
                 _ => Event::InLabelled,
             });
+            if packet.protocol() == TCP && packet.is_listening() && !packet.is_syn() {
+                note_opened(packet, shown);
+            }
             if let Some(socket) = socket {
                 if packet.protocol() == TCP && source != Peer::OUTSIDE {
                     learn(socket, packet, shown.proof, [generation, era]);
@@ -462,6 +466,27 @@ fn judge(
         };
         told(decision, packet, source, target)
     })
+}
+
+/// Notes who is behind the connection whose handshake a segment ends that is let in: its socket is made
+/// of it, and may never receive another one.
+fn note_opened(packet: &Packet<'_>, shown: Sender) {
+    if shown.proof == Proof::None {
+        return;
+    }
+    let addrs = if packet.is_ipv4() {
+        [packet.addrs(), 0, 0, 0]
+    } else {
+        packet.addrs6()
+    };
+    // Where it is not the first one behind the SYN, the first one is on its way to the socket.
+    let before = |number: u32| number.wrapping_sub(1);
+    Handshake {
+        addrs,
+        ports: packet.ports(),
+        starts: [before(packet.seq()), before(packet.ack())],
+    }
+    .note(shown.peer, shown.proof);
 }
 
 /// Notes what the flow's peer has shown by a packet that is let in.

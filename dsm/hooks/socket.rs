@@ -9,8 +9,9 @@
 use super::{carry_out, decide, is_open, refuse, Grant, Question, Refused, Verdict};
 use crate::counters::{self, Event};
 use crate::engine::{Class, Decision, Flow, Peer, Policy, Reason, Remote, ScId, SocketPermission};
+use crate::state::recent::{self, Handshake};
 use crate::state::sockets::{self, Role, Socket};
-use crate::state::{self, nodes, policy, recent, tasks};
+use crate::state::{self, nodes, policy, tasks};
 use crate::sys::net::{Cloned, Destination, Family, Sleeper, SockRef, SockView, TCP, UDP};
 use crate::sys::ptrmap::{self, Context, Held};
 use crate::sys::task::TaskRef;
@@ -271,14 +272,14 @@ fn lose(child: &Cloned<'_>) {
     counters::add(Event::Lost);
 }
 
-/// A clone has become the passive side of a connection from an address, whose sequence numbers
-/// start here, ours first. Softirq. `reserve` makes room for labels, if each packet is to have one,
-/// and in a `part` of another socket, which has nobody to ask for it before a large message.
+/// A clone has become the passive side of a connection from an address, by this handshake. Softirq.
+/// `reserve` makes room for labels, if each packet is to have one, and in a `part` of another socket,
+/// which has nobody to ask for it before a large message.
 pub(crate) fn connection(
     child: SockRef<'_>,
     from: Option<IpAddr>,
     part: bool,
-    starts: [u32; 2],
+    of: &Handshake,
     reserve: impl FnOnce() -> bool,
 ) {
     let handshake = policy::handshake();
@@ -293,7 +294,13 @@ pub(crate) fn connection(
                 && is_labelling(Destination::Ip(*from))
         });
         let reserved = wanted.filter(|_| reserve()).map(Family::of);
-        socket.complete(reserved, starts, handshake);
+        let [theirs, ours] = of.starts;
+        socket.complete(reserved, [ours, theirs], handshake);
+        if let Some((peer, proof)) = of.shown() {
+            if socket.bind_peer(peer) && socket.heard(proof, false, handshake) {
+                counters::add(Event::FlowBound);
+            }
+        }
     });
 }
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What was decided on datagrams lately, for sockets that talk with many peers in turn and remember
-//! the last one only. Each line is found by a hash and holds all that its answer depends on; a line
-//! that has been taken by another datagram is as if nothing had been remembered.
+//! the last one only; and on the ends of handshakes, for the sockets that come of them. Each line is
+//! found by a hash, or by the processor, and holds all that its answer depends on; a line that has been
+//! taken by another packet is as if nothing had been remembered.
 
+use super::sockets::Proof;
+use crate::engine::{Peer, ScId, SnId};
+use crate::sys::count;
 use crate::sys::seqcell::SeqCell;
 
 const BITS: u32 = 9;
@@ -70,4 +74,56 @@ pub(crate) fn label(ports: u32, key: [u64; 3]) -> Option<[u64; 3]> {
 /// It was made.
 pub(crate) fn note_label(ports: u32, [g, a, p]: [u64; 3], [x, y, z]: [u64; 3]) {
     line(&DEPARTED, ports, a).set([g, a, p, x, y, z]);
+}
+
+/// Who has ended a handshake by a labelled segment, by its addresses, ports and sequence numbers, on each
+/// processor: in the same softirq the kernel makes the socket of the connection.
+static OPENED: [SeqCell<7>; 1 << BITS] = [const { SeqCell::new() }; 1 << BITS];
+
+/// A handshake: addresses and ports as its connecting end's packets have them, and where the sequence
+/// numbers start, the connecting end's first.
+pub(crate) struct Handshake {
+    /// Source and destination; over IPv4 both in the first word.
+    pub(crate) addrs: [u64; 4],
+    /// Source and destination.
+    pub(crate) ports: u32,
+    /// The connecting end's, and ours.
+    pub(crate) starts: [u32; 2],
+}
+
+impl Handshake {
+    fn words(&self) -> [u64; 6] {
+        let ([a, b, c, d], [theirs, ours]) = (self.addrs, self.starts);
+        let starts = u64::from(theirs) << 32 | u64::from(ours);
+        [a, b, c, d, u64::from(self.ports), starts]
+    }
+
+    /// The kernel runs on one processor from the segment that ends a handshake to the socket that it makes.
+    fn line() -> &'static SeqCell<7> {
+        // The index is below the table's length.
+        &OPENED[count::processor() as usize & ((1 << BITS) - 1)]
+    }
+
+    /// Its connecting end has shown who it is, by the segment that ends it. Softirq.
+    pub(crate) fn note(&self, peer: Peer, proof: Proof) {
+        let [a, b, c, d, e, f] = self.words();
+        let stream = u64::from(proof == Proof::Stream);
+        let who = u64::from(peer.scid.0) << 32 | stream << 16 | u64::from(peer.snid.get());
+        Self::line().set([a, b, c, d, e, f, who]);
+    }
+
+    /// Who its connecting end has shown to be, and how. Softirq, the same as [`Self::note`]'s.
+    pub(crate) fn shown(&self) -> Option<(Peer, Proof)> {
+        let [who] = Self::line().behind(&self.words())?;
+        let peer = Peer {
+            scid: ScId((who >> 32) as u32),
+            snid: SnId::from_u16(who as u16),
+        };
+        let proof = if who >> 16 & 1 == 0 {
+            Proof::Packet
+        } else {
+            Proof::Stream
+        };
+        Some((peer, proof))
+    }
 }

@@ -22,6 +22,12 @@ pub(crate) fn add(counter: u32) {
     unsafe { bindings::dsm_count(counter) };
 }
 
+/// The processor that runs this: of use where none other can take over. Any context.
+pub(crate) fn processor() -> u32 {
+    // SAFETY: it reads a number.
+    unsafe { bindings::dsm_processor() }
+}
+
 /// The sum over all CPUs.
 pub(crate) fn sum(counter: u32) -> u64 {
     // SAFETY: as above.

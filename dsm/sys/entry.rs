@@ -11,6 +11,7 @@ use super::task::{CredRef, Program, TaskRef};
 use crate::engine::{ScId, SystemPermission};
 use crate::hooks::socket::Errors;
 use crate::hooks::{arrival, cred, departure, exec, machine, option, process, socket, unix, Verdict};
+use crate::state::recent::Handshake;
 use crate::state::{owners, tasks};
 use core::net::IpAddr;
 use core::ptr::null;
@@ -502,11 +503,19 @@ entries! {
             let (mut theirs, mut ours) = (0, 0);
             // SAFETY: as above; it is a TCP request.
             unsafe { bindings::dsm_request_starts(req, &mut theirs, &mut ours) };
+            let (mut addrs, mut ports) = ([0; 4], 0);
+            // SAFETY: as above; there is room for four words.
+            unsafe { bindings::dsm_request_ends(req, addrs.as_mut_ptr(), &mut ports) };
+            let of = Handshake {
+                addrs,
+                ports,
+                starts: [theirs, ours],
+            };
             // SAFETY: as above; the socket takes its options from it after this hook.
             let reserve = || unsafe { bindings::dsm_reserve_child(req) };
             // SAFETY: as above; it is a TCP socket.
             let part = unsafe { bindings::dsm_is_part(newsk) };
-            socket::connection(child, from, part, [ours, theirs], reserve);
+            socket::connection(child, from, part, &of, reserve);
         }
     }
 

@@ -93,6 +93,12 @@ void dsm_resched(void)
 	cond_resched();
 }
 
+/* Of whoever may move on meanwhile. */
+u32 dsm_processor(void)
+{
+	return raw_smp_processor_id();
+}
+
 void dsm_count(u32 counter)
 {
 	if (counter < DSM_COUNTERS)

@@ -45,6 +45,7 @@ void dsm_synchronize(void);	/* sleeps */
 void dsm_barrier(void);		/* sleeps */
 void dsm_resched(void);		/* sleeps */
 void dsm_count(u32 counter);
+u32 dsm_processor(void);
 u64 dsm_count_sum(u32 counter);
 
 /* Hooks that sleep are counted while they do. */

@@ -451,6 +451,22 @@ u32 dsm_request_peer(const struct sock *child, const struct request_sock *req, u
 	return 0;
 }
 
+/* A request's addresses and ports, the peer's first, as a packet of that peer has them. */
+void dsm_request_ends(const struct request_sock *req, u64 *addrs, u32 *ports)
+{
+	const struct inet_request_sock *ireq = inet_rsk(req);
+
+	*ports = (u32)ntohs(ireq->ir_rmt_port) << 16 | ireq->ir_num;
+#if IS_ENABLED(CONFIG_IPV6)
+	if (req->rsk_ops->family == AF_INET6) {
+		dsm_words6(&ireq->ir_v6_rmt_addr, addrs);
+		dsm_words6(&ireq->ir_v6_loc_addr, addrs + 2);
+		return;
+	}
+#endif
+	addrs[0] = (u64)be32_to_cpu(ireq->ir_rmt_addr) << 32 | be32_to_cpu(ireq->ir_loc_addr);
+}
+
 /* Whether a netlink socket receives from a process: what the kernel sends there has no port. */
 bool dsm_is_message(const struct sock *sk, const struct sk_buff *skb)
 {

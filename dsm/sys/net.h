@@ -141,6 +141,7 @@ void dsm_out_unregister(void);
 /* stream.c */
 bool dsm_peer_start(const struct sock *sk, u32 *start);
 void dsm_request_starts(const struct request_sock *req, u32 *theirs, u32 *ours);
+void dsm_request_ends(const struct request_sock *req, u64 *addrs, u32 *ports);
 bool dsm_handshake_starts(const struct sock *sk, const struct sk_buff *skb, u32 *theirs,
 			  u32 *ours);
 bool dsm_segment_stray(const struct sock *sk, const struct sk_buff *skb);

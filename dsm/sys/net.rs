@@ -457,6 +457,11 @@ impl<'a> Packet<'a> {
         self.raw.ports
     }
 
+    /// Source and destination address of an IPv4 packet as one word.
+    pub(crate) fn addrs(&self) -> u64 {
+        self.raw.addrs
+    }
+
     /// Addresses and ports as they stand in the packet's headers.
     #[inline(always)]
     pub(crate) fn ends(&self) -> Ends {

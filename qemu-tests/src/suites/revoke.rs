@@ -30,6 +30,8 @@ const TESTS: &[Test] = tests! {
     "ipv6-stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "colby", V6),
     "ipv6-stream-forbidden-by-the-connectors-policy-aborted-its-twin-ok" => |c| forbidden_on(c, "munster", V6),
     "ipv6-stream-on-one-node-forbidden-aborted-at-both-ends-ok" => |c| forbidden_within(c, V6),
+    "idle-stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| idle(c, V4),
+    "ipv6-idle-stream-forbidden-by-the-acceptors-policy-aborted-its-twin-ok" => |c| idle(c, V6),
     "stream-forbidden-by-a-permissive-policy-goes-on-ok" => |c| permissive(c, V4),
     "ipv6-stream-forbidden-by-a-permissive-policy-goes-on-ok" => |c| permissive(c, V6),
     "stream-from-an-expelled-node-aborted-twin-on-the-node-ok" => |c| expelled(c, V4),
@@ -199,6 +201,67 @@ try:
 except OSError as error:
     print(f'error={error.errno}', flush=True)
 ";
+
+/// Takes or makes a connection over which nobody says anything, until there is a certain file; then the connector
+/// sends a byte, and the acceptor takes it.
+const IDLER: &str = "
+import os, socket, sys, time
+go = sys.argv[4]
+try:
+    if sys.argv[1] == 'accept':
+        family = socket.AF_INET6 if ':' in sys.argv[2] else socket.AF_INET
+        listener = socket.create_server((sys.argv[2], int(sys.argv[3])), family=family)
+        print('serving', flush=True)
+        connection, _ = listener.accept()
+        print('waiting', flush=True)
+        connection.recv(1)
+        print('heard', flush=True)
+    else:
+        connection = socket.create_connection((sys.argv[2], int(sys.argv[3])))
+        print('waiting', flush=True)
+        while not os.path.exists(go):
+            time.sleep(0.05)
+        connection.sendall(b'x')
+        print('said', flush=True)
+        connection.recv(1)
+except OSError as error:
+    print(f'error={error.errno}', flush=True)
+";
+
+/// Both ends have connected, and say nothing. The acceptor's node takes over a policy that forbids it: it ends its end,
+/// although no packet has come over the connection. That of the other zone stands, and carries what is sent then.
+fn idle(cluster: &mut Cluster, family: Family) -> TestResult {
+    enforce(cluster, &NAMES, &allowing())?;
+    let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
+    munster.run(&["rm", "-f", STOP])?.ok()?;
+    let pair = |zone: Zone| -> Result<Stream, Failure> {
+        let (env, address) = (of_zone("/usr/bin/env", zone), family.of(colby));
+        let start = |node: &Node, side: &str, address: &str| {
+            let argv = [&env, "python3", "-c", IDLER, side, address, zone.port, STOP];
+            node.spawn(&format!("idle-{side}-{}", zone.scid), &argv)
+        };
+        let acceptor = start(colby, "accept", family.any)?;
+        acceptor.wait_line("serving")?;
+        let connector = start(munster, "connect", &address)?;
+        connector.wait_line("waiting")?;
+        acceptor.wait_line("waiting")?;
+        Ok(Stream {
+            acceptor,
+            connector,
+        })
+    };
+    let (stream, twin) = (pair(ZONE_10)?, pair(ZONE_20)?);
+    let before = Counters::of(colby)?;
+    enforce(cluster, &["colby"], &forbidding("enforcing"))?;
+    Counters::wait_aborted(colby, &before, 1)?;
+    stream.acceptor.wait_line(ABORTED)?;
+    twin.stands()?;
+    munster.write(STOP, "")?;
+    stream.connector.wait_line("error=")?;
+    twin.connector.wait_line("said")?;
+    twin.acceptor.wait_line("heard")?;
+    Ok(())
+}
 
 /// A connection of a zone with a process at either end that waits for data.
 struct Stream {
