@@ -72,7 +72,7 @@ pub(crate) fn departure(
     // The label of a SYN is good for that one.
     let memory = socket.filter(|_| !packet.is_syn());
     if !packet.is_ipv4() {
-        return departure6(memory, packet, scid, [generation, era], make);
+        return departure6([memory, socket], packet, scid, [generation, era], make);
     }
     let ends = packet.ends();
     let key = key(era, ends, scid);
@@ -87,7 +87,7 @@ pub(crate) fn departure(
     }
     let [x, y, z] = match make() {
         Ok(words) => words,
-        Err(why) => return unlabelled(why, packet, scid, generation),
+        Err(why) => return unlabelled(why, socket, packet, scid, generation),
     };
     if datagram {
         recent::note_label(ends.ports, key, [x, y, z]);
@@ -154,7 +154,7 @@ fn key(era: u64, ends: Ends, scid: ScId) -> [u64; 3] {
 /// receiver would refuse or misread the label, nor send the packet elsewhere than it says.
 #[inline(always)]
 fn departure6(
-    memory: Option<&Socket>,
+    [memory, socket]: [Option<&Socket>; 2],
     packet: &Packet<'_>,
     scid: ScId,
     [generation, era]: [u64; 2],
@@ -178,7 +178,7 @@ fn departure6(
     }
     let [x, y, z] = match make() {
         Ok(words) => words,
-        Err(why) => return unlabelled(why, packet, scid, generation),
+        Err(why) => return unlabelled(why, socket, packet, scid, generation),
     };
     if let Some(socket) = memory {
         socket
@@ -361,11 +361,67 @@ fn make(
 /// What becomes of a packet that gets no label. One from behind NAT comes from outside, for the node
 /// that it goes to, so what opens a flow is asked what is asked of what goes outside.
 #[inline(always)]
-fn unlabelled(why: Unlabelled, packet: &Packet<'_>, scid: ScId, generation: u64) -> Departure {
-    match why {
-        Unlabelled::NoKey | Unlabelled::NoStart => Departure::Bare,
-        Unlabelled::Unmapped => unmapped(packet, scid, generation),
+fn unlabelled(
+    why: Unlabelled,
+    socket: Option<&Socket>,
+    packet: &Packet<'_>,
+    scid: ScId,
+    generation: u64,
+) -> Departure {
+    match (why, socket) {
+        (Unlabelled::NoKey, Some(socket))
+            if packet.protocol() == UDP && !is_asked(socket, packet, generation) =>
+        {
+            overtaken(packet, scid, generation)
+        }
+        (Unlabelled::NoKey | Unlabelled::NoStart, _) => Departure::Bare,
+        (Unlabelled::Unmapped, _) => unmapped(packet, scid, generation),
     }
+}
+
+/// Whether a datagram goes where its socket was last let send to, under the policy in force.
+#[inline(always)]
+fn is_asked(socket: &Socket, packet: &Packet<'_>, generation: u64) -> bool {
+    let (era, port) = (socket.era(generation), packet.dport());
+    // As `send` notes it: the era, the port as it stands in a header, and the address.
+    if packet.is_ipv4() {
+        socket.sent.get().is_some_and(|[asked, to, word]| {
+            let [at, address] = [(to >> 32) as u32, (word >> 32) as u32];
+            let differs = u32::from_be(address) ^ packet.addrs() as u32;
+            asked == era && u16::from_be(at as u16) == port && differs == 0
+        })
+    } else {
+        let [_, _, d0, d1] = packet.addrs6();
+        socket.sent.get().is_some_and(|[asked, to, _, a, b]| {
+            let differs = (a ^ d0) | (b ^ d1);
+            let at = (to >> 32) as u32;
+            asked == era | sockets::V6 && u16::from_be(at as u16) == port && differs == 0
+        })
+    }
+}
+
+/// A datagram to outside that nobody may have asked about under this policy: one call may send a thousand
+/// (sendmmsg), of which the kernel asks about the first, and a datagram that was begun before (UDP_CORK)
+/// goes out without a call to send. Or its socket has sent elsewhere meanwhile.
+#[cold]
+fn overtaken(packet: &Packet<'_>, scid: ScId, generation: u64) -> Departure {
+    if scid.is_exempt() || is_open(generation) {
+        return Departure::Bare;
+    }
+    let flow = packet.asked();
+    if nodes::with(flow.daddr, |node| node.is_some()) {
+        return Departure::Bare;
+    }
+    let way = if packet.leaves_to_group() {
+        Way::Group
+    } else {
+        Way::Datagram
+    };
+    if policy::with(|policy, _| egress(policy, scid, way, &flow, HOOK)).is_ok() {
+        return Departure::Bare;
+    }
+    counters::add(Event::OutRefused);
+    Departure::Refuse
 }
 
 #[cold]

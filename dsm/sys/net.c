@@ -22,6 +22,7 @@
 #include <net/ipv6.h>
 #include <net/mptcp.h>
 #include <net/net_namespace.h>
+#include <net/netfilter/nf_conntrack.h>
 #include <net/request_sock.h>
 #include <net/route.h>
 #include <net/sock.h>
@@ -791,6 +792,7 @@ static noinline unsigned int departs(struct sk_buff *skb, const struct nf_hook_s
 	packet.routed = packet.options_len && source_routed(packet.options, packet.options_len);
 	reserved = is_placeholder(packet.options, packet.options_len);
 
+	packet.skb = skb;
 	switch (dsm_departure(sk, &packet, label)) {
 	case DSM_OUT_LABEL:
 		if (!reserved) {
@@ -849,6 +851,43 @@ static noinline unsigned int datagram_departs(struct sk_buff *skb, const struct 
 	move(skb, iph);
 	stamp(skb, iph, label);
 	return NF_ACCEPT;
+}
+
+/* Whether a packet on its way out goes to many. */
+bool dsm_leaves_to_group(const struct sk_buff *skb)
+{
+#if IS_ENABLED(CONFIG_IPV6)
+	if (skb->protocol == htons(ETH_P_IPV6))
+		return ipv6_addr_is_multicast(&ipv6_hdr(skb)->daddr);
+#endif
+	return to_group(skb, ip_hdr(skb)->daddr);
+}
+
+/*
+ * Where a packet on its way out was sent to, before this node translated that: writes 4 or 16 bytes and the
+ * port, and returns how many; none if no connection is tracked.
+ */
+u32 dsm_before_nat(const struct sk_buff *skb, u8 *address, u16 *port)
+{
+#if IS_ENABLED(CONFIG_NF_CONNTRACK)
+	enum ip_conntrack_info info;
+	const struct nf_conn *ct = nf_ct_get(skb, &info);
+	const struct nf_conntrack_tuple *tuple;
+
+	if (!ct)
+		return 0;
+	tuple = &ct->tuplehash[CTINFO2DIR(info)].tuple;
+	*port = be16_to_cpu(tuple->dst.u.all);
+	switch (tuple->src.l3num) {
+	case NFPROTO_IPV4:
+		memcpy(address, &tuple->dst.u3.ip, 4);
+		return 4;
+	case NFPROTO_IPV6:
+		memcpy(address, &tuple->dst.u3.in6, 16);
+		return 16;
+	}
+#endif
+	return 0;
 }
 
 /* LOCAL_OUT, last in line: no other hook changes what the label covers. */

@@ -52,6 +52,7 @@ struct dsm_packet {
 	 */
 	u16 options_len;
 	const u8 *options;
+	const struct sk_buff *skb;	/* on the way out: itself */
 };
 
 /* What becomes of a packet on its way out. */
@@ -135,6 +136,8 @@ struct sock *dsm_sock_get(const struct sock *sk);
 void dsm_sock_put(struct sock *sk);
 void dsm_sock_lose(struct sock *sk);
 bool dsm_sock_lost(const struct sock *sk);
+bool dsm_leaves_to_group(const struct sk_buff *skb);
+u32 dsm_before_nat(const struct sk_buff *skb, u8 *address, u16 *port);
 int dsm_out_register(void);
 void dsm_out_unregister(void);
 

@@ -644,6 +644,33 @@ impl<'a> Packet<'a> {
         }
     }
 
+    /// Whether it, on its way out, goes to many.
+    #[cold]
+    pub(crate) fn leaves_to_group(&self) -> bool {
+        // SAFETY: the packet lives by the promise of `from_raw`.
+        unsafe { bindings::dsm_leaves_to_group(self.raw.skb) }
+    }
+
+    /// Who it is from and to, on its way out, as its sender addressed it: before this node translated that.
+    #[cold]
+    pub(crate) fn asked(&self) -> Flow {
+        let (mut address, mut port) = ([0; 16], 0);
+        // SAFETY: the packet lives by the promise of `from_raw`; there is room for 16 bytes.
+        let len =
+            unsafe { bindings::dsm_before_nat(self.raw.skb, address.as_mut_ptr(), &mut port) };
+        let [a, b, c, d, ..] = address;
+        let daddr = match len {
+            4 => IpAddr::from([a, b, c, d]),
+            16 => IpAddr::from(address),
+            _ => return self.flow(),
+        };
+        Flow {
+            daddr,
+            dport: port,
+            ..self.flow()
+        }
+    }
+
     /// The options of its IPv4 header.
     #[inline(always)]
     pub(crate) fn options(&self) -> &'a [u8] {

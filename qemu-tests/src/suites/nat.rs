@@ -430,7 +430,9 @@ fn queued(cluster: &Cluster, f: impl FnOnce(&Process) -> TestResult) -> TestResu
     filter.wait_line("filtering")?;
     munster.sh(QUEUE)?.ok()?;
     let result = f(&filter);
-    munster.run(&["nft", "delete", "table", "inet", "q"])?.ok()?;
+    munster
+        .run(&["nft", "delete", "table", "inet", "q"])?
+        .ok()?;
     check!(filter.is_running()?, "it ended: {}", filter.output()?);
     filter.stop()?;
     result

@@ -68,6 +68,8 @@ const TESTS: &[Test] = tests! {
     "datagram-out-of-a-socket-that-asked-to-listen-by-rule-ok" => |c| listened(c, true),
     "datagram-out-after-its-port-is-closed-denied" => |c| datagram_out(c, false),
     "datagram-out-under-another-policy-that-opens-its-port-ok" => |c| datagram_out(c, true),
+    "datagram-begun-before-its-port-is-closed-denied" => |c| begun(c, false),
+    "datagram-begun-before-another-policy-that-opens-its-port-ok" => |c| begun(c, true),
 };
 
 const PROBE: &str = "/opt/dsi/bin/dsi-sock-probe";
@@ -744,6 +746,43 @@ fn datagram_out(cluster: &mut Cluster, still_open: bool) -> TestResult {
             sender.wait_line("recv ok two")?;
         } else {
             sender.wait_line(&format!("send errno={EACCES}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A datagram is begun, the policy changes, and the socket lets it go without another call to send.
+fn begun(cluster: &mut Cluster, still_open: bool) -> TestResult {
+    let munster = cluster.node("munster")?;
+    for address in NEAR {
+        munster.run(&["rm", "-f", GO])?.ok()?;
+        enforce(cluster, &[asks("<port>7110-7111</port>")])?;
+        let steps = format!(
+            "{} timeout,s,{ALLOWED_MS} connect,s,{} send,s,one recv,s option,s,17,1,1 send,s,two say,ready until,{GO} \
+             option,s,17,1,0 recv,s",
+            socket("udp", address),
+            at(address, PORT)
+        );
+        let sender = start(cluster, "munster", "datagram-begun", &steps)?;
+        let place = if still_open { 7110 } else { 7111 };
+        enforce(cluster, &[asks(&format!("<port>{place}</port>"))])?;
+        let mark = munster.kernel_mark();
+        munster.write(GO, "")?;
+        if still_open {
+            sender.wait_line("recv ok two")?;
+        } else {
+            Denial::wait(
+                munster,
+                mark,
+                "denied sscid=10 ssnid=1 tscid=outside tsnid=0 udp",
+            )?
+            .says("reason", "no-permission")?;
+            check!(
+                !sender.output()?.contains("recv ok two"),
+                "it was answered: {}",
+                sender.output()?
+            );
+            sender.stop()?;
         }
     }
     Ok(())
