@@ -1,7 +1,7 @@
 //! DSI on a booted cluster: loads the module, makes the cluster, starts the server and the managers,
 //! by the commands that an administrator would type. Suites that need servers begin here.
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, address6};
 use crate::fault::Failure;
 use crate::images::GUEST_MODULE;
 use crate::node::{Node, Output, PATIENCE, Process};
@@ -17,6 +17,16 @@ pub struct Control {
     pub ssd: Process,
     /// The managers, in the order in which they joined.
     pub smd: Vec<(String, Process)>,
+    families: Families,
+}
+
+/// By what addresses nodes join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// Those that `smd join` finds by itself: IPv4, as the server's.
+    Found,
+    /// IPv4 and IPv6, given by name.
+    Both,
 }
 
 /// Loads the module on a node, with parameters.
@@ -32,6 +42,7 @@ impl Control {
         cluster: &Cluster,
         server: &str,
         members: &[(&str, u32)],
+        families: Families,
     ) -> Result<Self, Failure> {
         let on = cluster.node(server)?;
         let address = format!("{}:{PORT}", on.ip);
@@ -43,6 +54,7 @@ impl Control {
             server: server.into(),
             ssd,
             smd: Vec::new(),
+            families,
         };
         for (name, snid) in members {
             control.join(cluster, name, *snid)?;
@@ -61,8 +73,17 @@ impl Control {
             .ok()?
             .stdout;
         node.write_mode("/root/join.token", token, 0o600)?;
-        node.run(&["smd", "join", "--token-file", "/root/join.token"])?
-            .ok()?;
+        let [v4, v6] = [node.ip.to_string(), address6(node.index).to_string()];
+        let mut argv = vec!["smd", "join", "--token-file", "/root/join.token"];
+        if self.families == Families::Both {
+            argv.extend(["--address", &v4, "--address", &v6]);
+        }
+        let joined = node.run(&argv)?.ok()?;
+        // Who joins by one family is told what becomes of the other one, and what to type.
+        match self.families {
+            Families::Found => joined.says(&format!("--address {v4} --address {v6}"))?,
+            Families::Both => joined.says_not("--address")?,
+        };
         let smd = start_smd(node)?;
         self.smd.push((name.into(), smd));
         self.wait_connected(cluster, name)

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::check;
 use crate::cluster::{Cluster, NodeSpec};
-use crate::control::{Control, insmod};
+use crate::control::{Control, Families, insmod};
 use crate::fault::Failure;
 use crate::images::GUEST_POLICIES;
 use crate::node::{Node, Output, Process};
@@ -128,7 +128,12 @@ impl Scenario {
             ))?
             .ok()?;
         }
-        let control = Control::start(cluster, "colby", &[("colby", 1), ("munster", 2)])?;
+        let control = Control::start(
+            cluster,
+            "colby",
+            &[("colby", 1), ("munster", 2)],
+            Families::Found,
+        )?;
         let server = cluster.node("colby")?;
         let list = typed(teller, server, &["dsictl", "node", "list"])?.ok()?;
         check!(

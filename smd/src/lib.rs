@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod addresses;
 pub mod audit;
 pub mod config;
 pub mod driver;

@@ -11,6 +11,7 @@ use dsi_daemon::logs::{self, LogFormat};
 use dsi_daemon::{label, service};
 use dsi_proto::files;
 use dsi_proto::token::JoinToken;
+use smd::addresses::{self, Host};
 use smd::config::{Config, DEFAULT_DIRECTORY};
 use smd::driver::Manager;
 use smd::join::join;
@@ -55,7 +56,7 @@ struct Join {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIRECTORY)]
     dir: PathBuf,
     /// An address of this node, IPv4 or IPv6; repeat for more. What goes to or comes from one that is not named is outside.
-    /// By default those by which it reaches the server
+    /// By default those by which it reaches the server: of one family only, if the server has one of that only
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<IpAddr>,
 }
@@ -110,6 +111,10 @@ fn run_join(arguments: &Join) -> Result<(), Failure> {
         directory = %arguments.dir.display(),
         "this node is a member; start `smd run`"
     );
+    let left_out = Host::here().left_out(&node.addresses);
+    if let Some(text) = addresses::warning(&node, directory.path(), &left_out) {
+        tracing::warn!("{text}");
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 
 use crate::check;
 use crate::cluster::{Cluster, NodeSpec};
-use crate::control::{Control, insmod, start_smd, start_ssd};
+use crate::control::{Control, Families, insmod, start_smd, start_ssd};
 use crate::fault::Failure;
 use crate::images::GUEST_POLICIES;
 use crate::node::Output;
@@ -128,7 +128,12 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         // A test unloads it under the policy in force, which refuses that otherwise.
         insmod(node, &["unload=1"])?;
     }
-    let control = Control::start(cluster, "colby", &[("colby", 1), ("munster", 2)])?;
+    let control = Control::start(
+        cluster,
+        "colby",
+        &[("colby", 1), ("munster", 2)],
+        Families::Found,
+    )?;
     control.apply(cluster, &format!("{GUEST_POLICIES}/{POLICY}"))?;
     cluster.kept = Some(Box::new(control));
     Ok(())
