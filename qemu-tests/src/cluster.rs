@@ -35,6 +35,8 @@ pub struct NodeSpec {
     /// Boots the kernel as it is packaged, which unpacks itself to a random address. Without this it is
     /// unpacked before, which saves seconds of emulation and leaves it at its linked address.
     pub kaslr: bool,
+    /// Whether its memory is a file, `NODE/memory` in the cluster's directory, for as long as it runs.
+    pub readable_memory: bool,
     /// Words added to the kernel's command line.
     pub kernel_args: &'static [&'static str],
     /// Words added to QEMU's command line.
@@ -49,6 +51,7 @@ impl NodeSpec {
             cpus: 1,
             memory_mib: 512,
             kaslr: false,
+            readable_memory: false,
             kernel_args: &[],
             qemu_args: &[],
         }
@@ -69,6 +72,12 @@ impl NodeSpec {
     /// The same with the kernel at a random address.
     pub const fn kaslr(mut self) -> Self {
         self.kaslr = true;
+        self
+    }
+
+    /// The same with memory that can be read from outside.
+    pub const fn readable_memory(mut self) -> Self {
+        self.readable_memory = true;
         self
     }
 
@@ -141,6 +150,7 @@ impl Cluster {
                 cpus: spec.cpus,
                 memory_mib: spec.memory_mib * if images.is_debug() { DEBUG_MEMORY } else { 1 },
                 kaslr: spec.kaslr,
+                readable_memory: spec.readable_memory,
                 kernel_args: spec
                     .kernel_args
                     .iter()

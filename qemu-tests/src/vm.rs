@@ -41,6 +41,8 @@ pub struct VmSpec {
     pub memory_mib: u32,
     /// Boots the kernel as it is packaged, which unpacks itself to a random address.
     pub kaslr: bool,
+    /// Keeps its memory in a file.
+    pub readable_memory: bool,
     /// Words added to the kernel's command line.
     pub kernel_args: Vec<String>,
     /// Words added to QEMU's command line.
@@ -176,6 +178,12 @@ impl Vm {
                 "-device",
                 &format!("virtio-net-pci,netdev=lan,mac={},romfile=", mac(spec.index)),
             ])
+            .args(
+                spec.readable_memory
+                    .then(|| ram(spec))
+                    .into_iter()
+                    .flatten(),
+            )
             .args(&spec.qemu_args)
             .current_dir(dir)
             .stdin(Stdio::from(OwnedFd::from(guest_end)))
@@ -222,7 +230,26 @@ impl Vm {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Few have one.
+        let _ = std::fs::remove_file(self.log.with_file_name(MEMORY));
     }
+}
+
+/// Name of the file of a guest's memory.
+const MEMORY: &str = "memory";
+
+/// Makes a guest's memory that file, where QEMU runs.
+fn ram(spec: &VmSpec) -> [String; 4] {
+    let file = format!("{}/{MEMORY}", spec.name);
+    [
+        "-object".into(),
+        format!(
+            "memory-backend-file,id=ram,size={}M,mem-path={file},share=on",
+            spec.memory_mib
+        ),
+        "-machine".into(),
+        "memory-backend=ram".into(),
+    ]
 }
 
 impl Drop for Vm {

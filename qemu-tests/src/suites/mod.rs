@@ -9,6 +9,7 @@ pub mod handshake;
 pub mod harness;
 pub mod ipv6;
 pub mod label;
+pub mod memory;
 pub mod module;
 pub mod nat;
 pub mod ordinary;
@@ -37,6 +38,7 @@ pub const ALL: &[Suite] = &[
     module::SUITE,
     label::SUITE,
     ipv6::SUITE,
+    memory::SUITE,
     policy_load::SUITE,
     twins::SUITE,
     outside::SUITE,
