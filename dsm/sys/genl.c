@@ -2,7 +2,8 @@
 /*
  * The generic netlink family: which commands there are, who may send them, which attributes they
  * take. It turns attributes into the plain structs of genl.h and back; what a command means is
- * said in dsm/netlink.rs. It must never act on a request of a sender without CAP_MAC_ADMIN.
+ * said in dsm/netlink.rs. It must never act on a request of a sender without CAP_MAC_ADMIN, and tells
+ * him no more than its version and mode.
  */
 #include <linux/capability.h>
 #include <linux/mm.h>
@@ -85,6 +86,12 @@ static int check_admin(const struct sk_buff *skb, struct netlink_ext_ack *extack
 	return -EPERM;
 }
 
+/* The same of who only asks, and may be told less: without a word in the audit. */
+static bool is_admin(const struct sk_buff *skb)
+{
+	return ns_capable_noaudit(&init_user_ns, CAP_MAC_ADMIN) && netlink_capable(skb, CAP_MAC_ADMIN);
+}
+
 static int pre_admin(const struct genl_split_ops *ops, struct sk_buff *skb,
 		     struct genl_info *info)
 {
@@ -140,13 +147,21 @@ static int put_hook(struct sk_buff *skb, unsigned int i)
 	return nla_put_string(skb, DSI_A_STATUS_HOOKS, text);
 }
 
+/* What everybody may know. */
+static int put_mode(struct sk_buff *skb, const struct dsm_nl_status *status)
+{
+	return nla_put_string(skb, DSI_A_STATUS_MODULE_VERSION, THIS_MODULE->version ?: "") ||
+			       nla_put_u32(skb, DSI_A_STATUS_MODE, status->mode) ?
+		       -EMSGSIZE :
+		       0;
+}
+
 static int put_status(struct sk_buff *skb, const struct dsm_nl_status *status)
 {
 	struct dsm_nl_counter counter = {};
 	unsigned int i;
 
-	if (nla_put_string(skb, DSI_A_STATUS_MODULE_VERSION, THIS_MODULE->version ?: "") ||
-	    nla_put_u32(skb, DSI_A_STATUS_MODE, status->mode) ||
+	if (put_mode(skb, status) ||
 	    put_u64(skb, DSI_A_STATUS_POLICY_VERSION, status->policy_version) ||
 	    put_u64(skb, DSI_A_STATUS_POLICY_EPOCH, status->policy_epoch) ||
 	    nla_put_u32(skb, DSI_A_STATUS_SNID, status->snid) ||
@@ -179,7 +194,8 @@ static int do_status_get(struct sk_buff *skb, struct genl_info *info)
 	if (!reply)
 		return -ENOMEM;
 	header = genlmsg_put_reply(reply, info, &family, 0, DSI_CMD_STATUS_GET);
-	if (!header || put_status(reply, &status)) {
+	if (!header ||
+	    (is_admin(skb) ? put_status(reply, &status) : put_mode(reply, &status))) {
 		nlmsg_free(reply);
 		return -EMSGSIZE;
 	}

@@ -32,9 +32,11 @@ const CHUNK: usize = 32 << 10;
 /// Longest value of an attribute.
 const LONGEST_VALUE: usize = 0xFFFF - 4;
 
-/// The module's state.
+/// The module's state. Who lacks `CAP_MAC_ADMIN`, and in a zone the permission `label`, is told version and mode only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// More than version and mode was told: without, everything else here is zero, empty or none.
+    pub is_whole: bool,
     /// Release of the module.
     pub module_version: String,
     /// What it does with a refusal.
@@ -128,7 +130,7 @@ impl Netlink {
         AuditSubscription::open()
     }
 
-    /// State and counters of the module. Needs no capability.
+    /// State and counters of the module. Needs no capability, but for [`Status::is_whole`].
     ///
     /// # Errors
     /// See [`NetlinkError`].
@@ -417,6 +419,7 @@ fn read_task(a: Attributes<'_>) -> Result<TaskEntry, DecodeError> {
 
 fn read_status(a: Attributes<'_>) -> Result<Status, DecodeError> {
     Ok(Status {
+        is_whole: a.u64(status::POLICY_VERSION)?.is_some(),
         module_version: required(a.string(status::MODULE_VERSION)?, "module-version")?,
         mode: Mode::from_number(required(a.u32(status::MODE)?, "mode")?),
         policy_version: a.u64(status::POLICY_VERSION)?.unwrap_or_default(),
@@ -460,6 +463,7 @@ mod tests {
         assert_eq!(status.hooks, ["socket_sendmsg:5", "socket_bind:4"]);
         assert_eq!(status.cluster, None, "an all-zero UUID is no cluster");
         assert_eq!(status.instance, 0, "an older module draws none");
+        assert!(status.is_whole);
         assert!(
             read_status(Payload::new(1).attributes()).is_err(),
             "an empty status is not a status"

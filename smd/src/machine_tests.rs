@@ -263,6 +263,7 @@ static LOADS: AtomicU64 = AtomicU64::new(1);
 
 fn fresh_module() -> Status {
     Status {
+        is_whole: true,
         module_version: "0.1.0".into(),
         mode: Mode::NoPolicy,
         policy_version: 0,

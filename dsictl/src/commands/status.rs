@@ -115,6 +115,13 @@ pub fn cluster(profile: &Path, output: &Output) -> Result<(), Failure> {
 struct LocalStatus {
     module_version: String,
     mode: String,
+    /// Not told to everybody.
+    #[serde(flatten)]
+    details: Option<LocalDetails>,
+}
+
+#[derive(Serialize)]
+struct LocalDetails {
     policy_version: u64,
     policy_epoch: u64,
     snid: u32,
@@ -134,6 +141,18 @@ impl Report for LocalStatus {
     fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "module   dsm {}", self.module_version)?;
         writeln!(out, "mode     {}", self.mode)?;
+        match &self.details {
+            Some(details) => details.text(out),
+            None => writeln!(
+                out,
+                "the rest, and the counters, need CAP_MAC_ADMIN, and in a zone the permission `label`"
+            ),
+        }
+    }
+}
+
+impl LocalDetails {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
         match self.policy_version {
             0 => writeln!(out, "policy   none")?,
             version => writeln!(
@@ -182,23 +201,25 @@ pub fn local(output: &Output) -> Result<(), Failure> {
     output.report(&LocalStatus {
         module_version: status.module_version,
         mode: status.mode.to_string(),
-        policy_version: status.policy_version,
-        policy_epoch: status.policy_epoch,
-        snid: status.snid,
-        cluster: status
-            .cluster
-            .map(|uuid| Uuid::from_bytes(uuid).to_string()),
-        key_epoch: status.key_epoch,
-        nodes: status.nodes,
-        tasks: status.tasks,
-        sockets: status.sockets,
-        anchor: status.anchor,
-        hooks: status.hooks,
-        counters: status
-            .counters
-            .into_iter()
-            .map(|counter| (counter.name, counter.value.into()))
-            .collect(),
-        instance: format!("{:016x}", status.instance),
+        details: status.is_whole.then(|| LocalDetails {
+            policy_version: status.policy_version,
+            policy_epoch: status.policy_epoch,
+            snid: status.snid,
+            cluster: status
+                .cluster
+                .map(|uuid| Uuid::from_bytes(uuid).to_string()),
+            key_epoch: status.key_epoch,
+            nodes: status.nodes,
+            tasks: status.tasks,
+            sockets: status.sockets,
+            anchor: status.anchor,
+            hooks: status.hooks,
+            counters: status
+                .counters
+                .into_iter()
+                .map(|counter| (counter.name, counter.value.into()))
+                .collect(),
+            instance: format!("{:016x}", status.instance),
+        }),
     })
 }

@@ -148,6 +148,10 @@ const TESTS: &[Test] = tests! {
     "netlink-command-by-root-of-a-zone-denied" => |c| command(c, ROOT, false),
     "netlink-command-by-root-of-an-own-user-namespace-denied" => own_namespace_command,
     "netlink-command-by-permission-ok" => |c| command(c, TRUSTED_ROOT, true),
+    "counters-told-in-a-zone-denied" => |c| told_of_the_module(c, &in_zone(10, "STATUS"), false),
+    "counters-told-to-a-user-denied" => |c| told_of_the_module(c, "setpriv --reuid 1000 --clear-groups STATUS", false),
+    "counters-told-to-an-administrator-ok" => |c| told_of_the_module(c, "STATUS", true),
+    "counters-told-by-permission-ok" => |c| told_of_the_module(c, &in_zone(30, "STATUS"), true),
     "ordinary-load-is-refused-nothing-ok" => ordinary_load,
     "refusals-are-told-by-system-call-ok" => told_by_call,
     "list-of-all-processes-is-told-of-once-ok" => told_of_list,
@@ -547,6 +551,26 @@ fn own_namespace_command(cluster: &mut Cluster) -> TestResult {
             "dsictl ps in a name space of its own as {place}: {came}"
         );
     }
+    Ok(())
+}
+
+/// What the module tells a process of itself: everybody its mode, and what it counts who may give it commands. Who is
+/// told less has been refused nothing.
+fn told_of_the_module(cluster: &mut Cluster, who: &str, counters: bool) -> TestResult {
+    let node = cluster.node("munster")?;
+    let before = Counters::of(node)?;
+    for (format, whole) in [("--json", "\"counters\":"), ("", "\ncounters ")] {
+        let script = who.replace("STATUS", &format!("dsictl {format} status --local"));
+        let output = node.sh(&script)?.ok()?.says("enforcing")?;
+        let said = &output.stdout;
+        check_eq!(said.contains(whole), counters, "{said}");
+        let json = !format.is_empty();
+        check_eq!(said.contains("\"snid\":"), counters && json, "{said}");
+        let plain = said.contains("the rest, and the counters, need CAP_MAC_ADMIN");
+        check_eq!(plain, !counters && !json, "{said}");
+    }
+    let refusals = Counters::of(node)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
     Ok(())
 }
 

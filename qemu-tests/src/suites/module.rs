@@ -156,7 +156,12 @@ fn unprivileged(script: &str) -> [&str; 6] {
 fn without_capability(cluster: &mut Cluster) -> TestResult {
     let node = cluster.node("munster")?;
     let script = format!("echo '[\"status-get\", {{}}]' | {}", crate::enrol::YNL_DO);
-    node.run(&unprivileged(&script))?.ok()?.says("no-policy")?;
+    let output = node.run(&unprivileged(&script))?.ok()?.says("no-policy")?;
+    check!(
+        !output.stdout.contains("counter") && !output.stdout.contains("snid"),
+        "told without a capability: {}",
+        output.describe()
+    );
     Ok(())
 }
 

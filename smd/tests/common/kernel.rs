@@ -198,6 +198,7 @@ impl Kernel for Handle {
     fn status(&mut self) -> Result<Status, NetlinkError> {
         self.with(|state| {
             Ok(Status {
+                is_whole: true,
                 module_version: "0.1.0-fake".into(),
                 mode: match (state.policy_version, state.enforcing) {
                     (0, _) => Mode::NoPolicy,
