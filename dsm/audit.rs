@@ -134,12 +134,12 @@ fn proven(denial: &Denial<'_>) -> Peer {
 }
 
 /// Whose budget it is told from. Who can make labels of one node can claim every ScID under them, but
-/// no other node's.
+/// no other node's. What is of this node, the kernel knows the ScID of.
 fn origin(source: Peer) -> Origin {
     if source == Peer::OUTSIDE {
         Origin::Strangers
     } else if source.snid == nodes::own() {
-        Origin::Own
+        Origin::Own(source.scid)
     } else {
         Origin::Node(source.snid)
     }

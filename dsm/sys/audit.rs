@@ -5,7 +5,7 @@
 
 use super::bindings::{self, dsm_nl_address, dsm_nl_blob, dsm_nl_event};
 use crate::audit::Denial;
-use crate::engine::SnId;
+use crate::engine::{ScId, SnId};
 use core::net::IpAddr;
 
 /// Where a denial is told.
@@ -21,8 +21,8 @@ pub(crate) enum Channel {
 /// Whose budget a denial is told from.
 #[derive(Clone, Copy)]
 pub(crate) enum Origin {
-    /// Nobody's in particular: a process of this node's.
-    Own,
+    /// That of a ScID's processes on this node.
+    Own(ScId),
     /// That of all who send packets and prove nothing.
     Strangers,
     /// That of a node whose label was proven.
@@ -40,13 +40,13 @@ pub(crate) fn init() {
 
 /// Whether one more denial of this kind, from there, may be told.
 pub(crate) fn admit(channel: Channel, origin: Origin, kind: u32) -> bool {
-    let origin = match origin {
-        Origin::Own => bindings::DSM_AUDIT_OWN,
-        Origin::Strangers => u32::MAX,
-        Origin::Node(snid) => snid.get(),
+    let (origin, scid) = match origin {
+        Origin::Own(scid) => (bindings::DSM_AUDIT_OWN, scid.0),
+        Origin::Strangers => (u32::MAX, 0),
+        Origin::Node(snid) => (snid.get(), 0),
     };
     // SAFETY: any context but NMI.
-    unsafe { bindings::dsm_audit_admit(channel as u32, origin, kind) }
+    unsafe { bindings::dsm_audit_admit(channel as u32, origin, scid, kind) }
 }
 
 /// Id and name of the current process.

@@ -241,11 +241,11 @@ int dsm_cms_verify(const u8 *image, size_t len, const u8 *signature, size_t sign
 /* audit.c */
 #define DSM_AUDIT_LOG 0
 #define DSM_AUDIT_EVENT 1
-/* Where a denial comes from: this node, who proves nothing, or the node of this SnID. */
+/* Where a denial comes from: a ScID of this node, who proves nothing, or the node of this SnID. */
 #define DSM_AUDIT_OWN 0
 #define DSM_AUDIT_STRANGERS U32_MAX
 void dsm_audit_init(void);
-bool dsm_audit_admit(u32 channel, u32 origin, u32 kind);
+bool dsm_audit_admit(u32 channel, u32 origin, u32 scid, u32 kind);
 u64 dsm_audit_now(void);
 u32 dsm_audit_current(u8 *comm);
 

@@ -154,6 +154,7 @@ const TESTS: &[Test] = tests! {
     "counters-told-by-permission-ok" => |c| told_of_the_module(c, &in_zone(30, "STATUS"), true),
     "ordinary-load-is-refused-nothing-ok" => ordinary_load,
     "refusals-are-told-by-system-call-ok" => told_by_call,
+    "flood-of-refusals-of-a-zone-leaves-room-in-the-log-ok" => flood_of_a_zone,
     "list-of-all-processes-is-told-of-once-ok" => told_of_list,
     "hold-on-a-process-is-told-of-each-time-ok" => told_of_attach,
 };
@@ -875,6 +876,72 @@ fn set_while_watched(cluster: &mut Cluster, how: &str) -> TestResult {
         Ok(answers[0]["refused"].is_null() && answers[1]["scid"] == 10)
     })?;
     node.run(&["kill", "-9", &pid.to_string()])?.ok()?;
+    Ok(())
+}
+
+/// Has itself refused as many kinds as it can, over and over: what it names is processes.
+const FLOOD: &str = r#"
+import os, socket, sys
+def tries(way):
+    try:
+        way()
+    except OSError:
+        pass
+pids = [int(pid) for pid in sys.argv[1:]]
+files = "/dev/mem", "/proc/sysrq-trigger", "/sys/kernel/tracing/kprobe_events", "/proc/sys/kernel/core_pattern"
+while True:
+    for pid in pids:
+        tries(lambda: os.kill(pid, 0))
+        tries(lambda: os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR)))
+    for file in files:
+        tries(lambda: os.close(os.open(file, os.O_WRONLY)))
+    for kind in socket.SOCK_DGRAM, socket.SOCK_RAW:
+        tries(lambda: socket.socket(socket.AF_INET, kind, 0 if kind == socket.SOCK_DGRAM else 255).close())
+"#;
+
+/// A zone that is refused more than the log has room for hides no other one's refusal.
+fn flood_of_a_zone(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    let mut victims = Vec::new();
+    for zone in ["20", "30", "40"] {
+        victims.push(Victim::start(node, zone, false)?);
+    }
+    let pids: Vec<String> = victims
+        .iter()
+        .map(|victim| victim.process.pid().to_string())
+        .collect();
+    node.write("/srv/flood.py", FLOOD)?;
+    let (mark, before) = (node.kernel_mark(), Counters::of(node)?);
+    let script = in_zone(
+        10,
+        &format!("exec python3 /srv/flood.py 1 {}", pids.join(" ")),
+    );
+    let flood = node.spawn("flood", &["bash", "-c", &script])?;
+    until("refusals by the hundred", || {
+        Ok(Counters::of(node)?.rise(&before, "log-held")? > 1000)
+    })?;
+    let way = format!("x:kill={},0", pids[2]);
+    node.run(&[&of_zone("20"), &way])?.ok()?.says("EPERM")?;
+    let denial = Denial::wait(
+        node,
+        mark,
+        "denied sscid=20 ssnid=1 tscid=40 tsnid=1 perm=signal",
+    )?;
+    // Nothing of the flood's is lost without being counted.
+    let held: u64 = denial
+        .field("suppressed")
+        .and_then(|held| held.parse().ok())
+        .ok_or_else(|| Failure::new("the line does not say how many were held"))?;
+    check!(held > 0, "{held} lines held");
+    flood.signal(9)?;
+    flood.join()?;
+    let of_flood = |line: &String| line.contains("denied sscid=10 ");
+    let told = node.kernel_lines_since(mark);
+    let told = told.iter().filter(|line| of_flood(line)).count();
+    check!(told >= 20, "{told} lines of the flood itself");
+    for victim in &victims {
+        first_process_ends(node, victim)?;
+    }
     Ok(())
 }
 
