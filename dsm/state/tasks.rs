@@ -78,11 +78,12 @@ pub(crate) fn set(task: TaskRef<'_>, scid: ScId, context: Context) -> Result {
     Ok(())
 }
 
-/// Gives all threads of a process another ScID, unless somebody traces or measures it: he would go on doing
-/// so. Twice, for threads that were being made meanwhile. If it fails nothing has changed. Sleeps.
+/// Gives all threads of a process another ScID, unless somebody traces or measures it, or shares its memory: he
+/// would go on doing so. Twice, for threads that were being made meanwhile. If it fails nothing has changed. Sleeps.
 pub(crate) fn set_process(task: TaskRef<'_>, scid: ScId) -> Result {
     let process = Hold::on(task);
-    if process.is_watched() {
+    let in_others_hands = || process.is_watched() || process.is_shared();
+    if in_others_hands() {
         return Err(EBUSY);
     }
     let before = ptrmap::read(|held| self::scid(task, held));
@@ -91,7 +92,7 @@ pub(crate) fn set_process(task: TaskRef<'_>, scid: ScId) -> Result {
         .and_then(|()| {
             // Whoever was asked before to trace its child does by now.
             ptrmap::wait_for_readers();
-            if process.is_watched() {
+            if in_others_hands() {
                 Err(EBUSY)
             } else {
                 Ok(())

@@ -497,6 +497,9 @@ static int do_task_set(struct sk_buff *skb, struct genl_info *info)
 		ret = dsm_nl_on_task_set(task, scid);
 		if (ret == -ENOMEM)
 			NL_SET_ERR_MSG(info->extack, "no memory for the task's entry: try again");
+		else if (ret == -EBUSY && dsm_shares_memory(task))
+			NL_SET_ERR_MSG(info->extack,
+				       "another process shares its memory (vfork): end that one first");
 		else if (ret == -EBUSY)
 			NL_SET_ERR_MSG(info->extack,
 				       "somebody traces or measures it: end strace, gdb or perf on it first");

@@ -61,6 +61,7 @@ int dsm_file_label(const struct file *file, u8 *value, size_t size);
 void dsm_bprm_secure(struct linux_binprm *bprm);
 bool dsm_bprm_unsafe(const struct linux_binprm *bprm);
 bool dsm_watched(const struct task_struct *task);
+bool dsm_shares_memory(const struct task_struct *task);
 bool dsm_hold(const struct task_struct *task);	/* sleeps */
 void dsm_release(const struct task_struct *task);
 bool dsm_measured(void);

@@ -174,6 +174,33 @@ bool dsm_watched(const struct task_struct *task)
 	return watched;
 }
 
+/*
+ * Whether another process shares a task's memory, as the child of vfork does until it executes something: it
+ * could have the task do what it likes. As the kernel's current_is_single_threaded() looks.
+ */
+bool dsm_shares_memory(const struct task_struct *task)
+{
+	const struct task_struct *leader, *thread;
+	const struct mm_struct *mm = NULL;
+	bool shares = false;
+
+	rcu_read_lock();
+	/* Threads that have ended have none. */
+	for_each_thread(task, thread)
+		mm = mm ?: READ_ONCE(thread->mm);
+	/* Threads of the process are users, too; who only looks at it for a moment may be. */
+	if (mm && atomic_read(&mm->mm_users) > 1)
+		for_each_process_thread(leader, thread)
+			if (READ_ONCE(thread->mm) == mm && !(thread->flags & PF_KTHREAD) &&
+			    thread->signal != task->signal) {
+				shares = true;
+				goto done;
+			}
+done:
+	rcu_read_unlock();
+	return shares;
+}
+
 /* The kernel's locks of what a process is: no tracer is asked about, no event attached, nothing executed. */
 static bool try_hold(struct signal_struct *signal)
 {

@@ -161,6 +161,12 @@ impl<'a> Hold<'a> {
         // SAFETY: the task is not freed meanwhile, by the type's promise.
         unsafe { bindings::dsm_watched(self.task.0) }
     }
+
+    /// Whether another process shares its memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        // SAFETY: the task is not freed meanwhile, by the type's promise.
+        unsafe { bindings::dsm_shares_memory(self.task.0) }
+    }
 }
 
 impl Drop for Hold<'_> {

@@ -273,7 +273,7 @@ impl Netlink {
     /// Gives a process, or the caller, a ScID: all its threads.
     ///
     /// # Errors
-    /// Refused if there is no such process, or somebody traces or measures it.
+    /// Refused if there is no such process, or somebody traces or measures it, or shares its memory.
     pub fn task_set(&mut self, pid: Option<u32>, scid: u32) -> Result<(), NetlinkError> {
         let mut request = Payload::new(operation::TASK_SET);
         if let Some(pid) = pid {

@@ -74,8 +74,9 @@ const TESTS: &[Test] = tests! {
     "core-dump-for-the-caller-over-a-transition-denied" => |c| all(c, &[ROOT, USER], &["core"], &["ENOENT"]),
     "core-dump-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-core"], &["done"]),
     "scid-set-during-an-exec-stays-ok" => set_during_exec,
-    "scid-set-for-who-is-traced-denied-then-ok" => |c| set_while_watched(c, "trace"),
-    "scid-set-for-who-is-measured-denied-then-ok" => |c| set_while_watched(c, "measure"),
+    "scid-set-for-who-is-traced-denied-then-ok" => |c| set_while_watched(c, "trace", WATCHED),
+    "scid-set-for-who-is-measured-denied-then-ok" => |c| set_while_watched(c, "measure", WATCHED),
+    "scid-set-for-who-shares-his-memory-denied-then-ok" => |c| set_while_watched(c, "share", SHARED),
     "transition-under-no-new-privs-denied" => |c| all(c, &[ROOT, USER], &["exec-nnp"], REFUSED),
     "exec-under-no-new-privs-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-nnp"], &["done"]),
     "transition-while-traced-denied" => |c| all(c, &[ROOT, USER], &["exec-traced"], REFUSED),
@@ -827,10 +828,21 @@ fn set_during_exec(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-/// Traces or measures a child, which it names, until it is ended itself.
+/// Why not.
+const WATCHED: &str = "somebody traces or measures it";
+const SHARED: &str = "another process shares its memory";
+
+/// Traces or measures a child, which it names, until it is ended itself; or shares its memory with it.
 const WATCH: &str = r#"
 import ctypes, os, signal, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
+if sys.argv[1] == "share":
+    CLONE, OF_VFORK = 56, 0x4100
+    if libc.syscall(CLONE, OF_VFORK | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        print("watches", os.getpid(), flush=True)
+        while True:
+            signal.pause()
+    sys.exit("the child is no more")
 child = os.fork()
 if child == 0:
     while True:
@@ -850,7 +862,7 @@ while True:
 "#;
 
 /// Whom somebody watches keeps his ScID, and a manager is told why; once nobody does he gets another one.
-fn set_while_watched(cluster: &mut Cluster, how: &str) -> TestResult {
+fn set_while_watched(cluster: &mut Cluster, how: &str, why: &str) -> TestResult {
     let node = cluster.node("munster")?;
     let watcher = node.spawn(how, &["python3", "-c", WATCH, how])?;
     let line = watcher.wait_line("watches")?;
@@ -865,7 +877,7 @@ fn set_while_watched(cluster: &mut Cluster, how: &str) -> TestResult {
     let answers = ynl_all(node, &[set.clone(), get.clone()])?;
     let said = answers[0]["refused"].as_str().unwrap_or_default();
     check!(
-        said.contains("somebody traces or measures it"),
+        said.contains(why),
         "task-set for who is watched: {answers:?}"
     );
     check_eq!(answers[1]["scid"], 2, "ScID of who is watched: {answers:?}");
