@@ -263,6 +263,21 @@ impl Process {
                 let personality = number(personality)? as u16;
                 self.ring(name)?.set_trusted(path, personality).map(text)
             }
+            ["ringroom", name] => self.ring(name)?.register_file(-1).map(text),
+            ["ringfile", ring, name] => {
+                let fd = self.fd(name)?;
+                self.ring(ring)?.register_file(fd).map(text)
+            }
+            ["ringhand", from, to] => {
+                let to = self.ring(to)?.descriptor();
+                self.ring(from)?.hand_over(to).map(text)
+            }
+            ["ringtake", ring, name] => {
+                let fd = self.ring(ring)?.take()?;
+                Ok(self.put(name, fd))
+            }
+            ["ringrecvfile", ring] => self.ring(ring)?.receive_fixed(),
+            ["ringsendfile", ring, data] => self.ring(ring)?.send_fixed(data.as_bytes()).map(text),
             ["newcreds"] => {
                 // SAFETY: a list of none.
                 check(i64::from(unsafe { libc::setgroups(0, std::ptr::null()) })).map(text)

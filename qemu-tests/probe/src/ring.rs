@@ -8,9 +8,18 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 const OP_SENDMSG: u8 = 9;
 const OP_RECVMSG: u8 = 10;
 const OP_SPLICE: u8 = 30;
+const OP_SEND: u8 = 26;
 const OP_RECV: u8 = 27;
 const OP_READ: u8 = 22;
 const OP_SETXATTR: u8 = 42;
+const OP_MSG_RING: u8 = 40;
+const OP_FIXED_FD_INSTALL: u8 = 54;
+/// `IOSQE_FIXED_FILE`: the descriptor is a place in the ring's table of files.
+const FIXED_FILE: u8 = 1;
+/// `IORING_MSG_SEND_FD`, and `IORING_MSG_RING_CQE_SKIP`: the other ring gets a file, and is not told.
+const MSG_SEND_FD: u64 = 1;
+const MSG_UNTOLD: u32 = 1;
+const REGISTER_FILES: u32 = 2;
 const SQPOLL: u32 = 2;
 const NEED_WAKEUP: u32 = 1;
 const GETEVENTS: u32 = 1;
@@ -187,6 +196,58 @@ impl Ring {
         })
     }
 
+    /// Gives the ring a table of one file, or of room for one (-1).
+    pub(crate) fn register_file(&mut self, fd: i32) -> Result<i64> {
+        // SAFETY: a table of one descriptor.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                self.fd,
+                REGISTER_FILES,
+                &raw const fd,
+                1,
+            )
+        })
+    }
+
+    /// Hands the file in the table over to another ring's.
+    pub(crate) fn hand_over(&mut self, ring: i32) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_MSG_RING,
+            fd: ring,
+            addr: MSG_SEND_FD,
+            op_flags: MSG_UNTOLD,
+            // The place there, plus one.
+            splice_fd_in: 1,
+            ..Request::default()
+        })
+    }
+
+    /// Makes a descriptor of the file in the table.
+    pub(crate) fn take(&mut self) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_FIXED_FD_INSTALL,
+            flags: FIXED_FILE,
+            ..Request::default()
+        })
+    }
+
+    /// Receives from the socket in the table.
+    pub(crate) fn receive_fixed(&mut self) -> Result<String> {
+        self.receive_by(0, FIXED_FILE)
+    }
+
+    /// Sends on it.
+    pub(crate) fn send_fixed(&mut self, data: &[u8]) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_SEND,
+            flags: FIXED_FILE,
+            addr: data.as_ptr() as u64,
+            len: data.len() as u32,
+            ..Request::default()
+        })
+    }
+
     pub(crate) fn send(&mut self, fd: i32, data: &[u8], personality: u16) -> Result<i64> {
         let mut part = libc::iovec {
             iov_base: data.as_ptr().cast_mut().cast(),
@@ -221,9 +282,14 @@ impl Ring {
     }
 
     pub(crate) fn receive(&mut self, fd: i32) -> Result<String> {
+        self.receive_by(fd, 0)
+    }
+
+    fn receive_by(&mut self, fd: i32, flags: u8) -> Result<String> {
         let mut buffer = [0_u8; 256];
         let got = self.run(Request {
             opcode: OP_RECV,
+            flags,
             fd,
             addr: buffer.as_mut_ptr() as u64,
             len: 256,

@@ -9,7 +9,7 @@ use crate::fault::Failure;
 use crate::node::{Output, Process};
 use crate::probe::{
     DENIED_MS, EACCES, EAGAIN, EPERM, GO, Kind, PLAIN, PLAIN6, enforce, fails, nodes, policy,
-    program, run, setup, socket_rule, start,
+    process_rule, program, run, setup, socket_rule, start,
 };
 use crate::regime::{self, Counters, Denial, Regime, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
@@ -56,6 +56,11 @@ const TESTS: &[Test] = tests! {
     "io-uring-within-a-zone-ok" => |c| uring_allowed(c, PLAIN),
     "io-uring-over-ipv6-to-another-zone-denied" => |c| uring_denied(c, PLAIN6),
     "io-uring-over-ipv6-within-a-zone-ok" => |c| uring_allowed(c, PLAIN6),
+    "socket-handed-over-by-io-uring-to-another-zone-denied" => |c| handed_by_ring(c, PLAIN, "20", &[]),
+    "socket-handed-over-by-io-uring-by-permission-ok" => |c| handed_by_ring(c, PLAIN, "20", &["send receive"]),
+    "socket-handed-over-by-io-uring-within-a-zone-ok" => |c| handed_by_ring(c, PLAIN, "10", &[]),
+    "ipv6-socket-handed-over-by-io-uring-to-another-zone-denied" => |c| handed_by_ring(c, PLAIN6, "20", &[]),
+    "ipv6-socket-handed-over-by-io-uring-within-a-zone-ok" => |c| handed_by_ring(c, PLAIN6, "10", &[]),
     "io-uring-by-earlier-credentials-denied" => |c| earlier_credentials(c, "10", "", EPERM),
     "io-uring-by-earlier-credentials-of-default-ok" => |c| earlier_credentials(c, "2", "", 0),
     "io-uring-by-earlier-credentials-by-permission-ok" => |c| earlier_credentials(c, "10", SYS_ADMIN, 0),
@@ -484,4 +489,56 @@ fn inherited_credentials(cluster: &Cluster, zone: &str, errno: i32) -> TestResul
         program(zone)
     );
     set_trusted(cluster, "2", &steps, errno)
+}
+
+/// What is done with a socket that lies in a ring's table of files; the last makes a descriptor of it.
+const BY_RING: [&str; 3] = [
+    "ringrecvfile,r",
+    "ringsendfile,r,message",
+    "ringtake,r,t recv,t",
+];
+
+/// Zone 10 hands its stream from one ring to another one (IORING_MSG_SEND_FD), which a program of a zone has inherited.
+fn handed_by_ring(cluster: &mut Cluster, kind: Kind, zone: &str, granted: &[&str]) -> TestResult {
+    let rules: Vec<String> = granted
+        .iter()
+        .map(|grant| socket_rule(zone, "10", grant) + &process_rule(zone, "10", "use_fd"))
+        .collect();
+    let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+    enforce(cluster, &policy(&rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    for way in BY_RING {
+        let server = kind.greeter(colby)?;
+        let mark = munster.kernel_mark();
+        let sends = way.contains("send");
+        let output = run(
+            munster,
+            "10",
+            &format!(
+                "socket,a,{},1,0 connect,a,{}:7015 ring,a,0 ringfile,a,a ring,r,0 ringroom,r ringhand,a,r ringkeep,r,9 \
+                 exec,{} ringof,r,9 {way} {}",
+                kind.family,
+                kind.colby,
+                program(zone),
+                if sends { "ringrecvfile,r" } else { "" },
+            ),
+        )?;
+        if zone != "10" && granted.is_empty() {
+            let verb = way.split(',').next().unwrap_or(way);
+            fails(output, verb, EACCES)?;
+            let permission = match verb {
+                "ringtake" => "use_fd",
+                _ if sends => "send",
+                _ => "receive",
+            };
+            Denial::wait(munster, mark, "denied sscid=20 ssnid=1 tscid=10 tsnid=1")?
+                .says("perm", permission)?;
+        } else if sends {
+            output.ok()?;
+            server.wait_line("recv ok message")?;
+        } else {
+            output.ok()?.says("ok greeting")?;
+        }
+    }
+    Ok(())
 }
