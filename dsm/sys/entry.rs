@@ -125,6 +125,20 @@ unsafe fn mediated<'a>(sk: *const bindings::sock) -> Option<SockRef<'a>> {
     (!sk.is_null()).then(|| unsafe { SockRef::from_raw(sk) })
 }
 
+/// A file is used otherwise than to read or write it.
+///
+/// # Safety
+///
+/// `file` is an open file.
+unsafe fn on_device(file: *const bindings::file, hook: &'static str) -> c_int {
+    // SAFETY: by the caller's promise.
+    if unsafe { bindings::dsm_is_past_sockets(file) } {
+        errno(socket::unmediated(hook), EACCES)
+    } else {
+        0
+    }
+}
+
 /// May the process receive through a socket?
 ///
 /// # Safety
@@ -341,6 +355,37 @@ entries! {
             }),
             Part::Machine(part) => errno(machine::access(part, "file_open"), EACCES),
         }
+    }
+
+    fn dsm_hook_file_ioctl(
+        file: *mut bindings::file,
+        _command: u32,
+        _argument: c_ulong,
+    ) -> c_int {
+        // SAFETY: the hook's argument.
+        unsafe { on_device(file, "file_ioctl") }
+    }
+
+    fn dsm_hook_file_ioctl_compat(
+        file: *mut bindings::file,
+        _command: u32,
+        _argument: c_ulong,
+    ) -> c_int {
+        // SAFETY: the hook's argument.
+        unsafe { on_device(file, "file_ioctl_compat") }
+    }
+
+    fn dsm_hook_mmap_file(
+        file: *mut bindings::file,
+        _asked: c_ulong,
+        _protection: c_ulong,
+        _flags: c_ulong,
+    ) -> c_int {
+        if file.is_null() {
+            return 0;
+        }
+        // SAFETY: the hook's argument.
+        unsafe { on_device(file, "mmap_file") }
     }
 
     fn dsm_hook_inode_setattr(
@@ -775,6 +820,10 @@ entries! {
     fn dsm_on_file_read(sock: *const bindings::socket) -> c_int {
         // SAFETY: the file holds its socket.
         unsafe { on_receive(sock, "file_permission") }
+    }
+
+    fn dsm_on_device() -> c_int {
+        errno(socket::unmediated("file_permission"), EACCES)
     }
 
     fn dsm_on_arrival(sk: *mut bindings::sock, skb: *mut bindings::sk_buff) -> c_int {

@@ -65,6 +65,9 @@ struct user_namespace;
 	H(unix_may_send)					\
 	H(file_receive)						\
 	H(file_permission)					\
+	H(file_ioctl)						\
+	H(file_ioctl_compat)					\
+	H(mmap_file)						\
 	H(tun_dev_create)					\
 	H(tun_dev_open)						\
 	H(tun_dev_attach_queue)					\
@@ -120,6 +123,10 @@ int dsm_hook_unix_stream_connect(struct sock *sock, struct sock *other, struct s
 int dsm_hook_unix_may_send(struct socket *sock, struct socket *other);
 int dsm_hook_file_receive(struct file *file);
 int dsm_hook_file_permission(struct file *file, int mask);
+int dsm_hook_file_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+int dsm_hook_file_ioctl_compat(struct file *file, unsigned int cmd, unsigned long arg);
+int dsm_hook_mmap_file(struct file *file, unsigned long reqprot, unsigned long prot,
+		       unsigned long flags);
 int dsm_hook_tun_dev_create(void);
 int dsm_hook_tun_dev_open(void *security);
 int dsm_hook_tun_dev_attach_queue(void *security);

@@ -122,9 +122,12 @@ int dsm_hook_socket_recvmsg(struct socket *sock, struct msghdr *msg, int size, i
 /* Splice and its like read a socket without the hook above. */
 int dsm_hook_file_permission(struct file *file, int mask)
 {
+	const umode_t mode = file_inode(file)->i_mode;
 	const struct socket *sock;
 
-	if (!(mask & MAY_READ) || !S_ISSOCK(file_inode(file)->i_mode))
+	if (S_ISCHR(mode) && unlikely(dsm_is_past_sockets(file)))
+		return dsm_on_device();
+	if (!(mask & MAY_READ) || !S_ISSOCK(mode))
 		return 0;
 	sock = sock_from_file(file);
 	return !sock || receives(sock) ? 0 : dsm_on_file_read(sock);

@@ -106,6 +106,7 @@ u32 dsm_part_of_capability(const struct user_namespace *ns, int cap);
 u32 dsm_part_of_lockdown(u32 reason);
 u32 dsm_part_of_perf(int type);
 u32 dsm_part_of_file(const struct file *file);
+bool dsm_is_past_sockets(const struct file *file);
 const struct task_struct *dsm_process_of_file(const struct file *file);
 u32 dsm_part_of_chown(const struct dentry *dentry, const struct iattr *attr);
 bool dsm_capability_quiet(u32 opts);

@@ -181,6 +181,7 @@ int dsm_on_sendmsg(struct socket *sock, struct msghdr *msg, int size);
 int dsm_on_recvmsg(const struct socket *sock);
 int dsm_on_errors(bool quotes, bool many);
 int dsm_on_file_read(const struct socket *sock);
+int dsm_on_device(void);
 int dsm_on_arrival(struct sock *sk, struct sk_buff *skb);
 
 /* In entry.rs: asks what becomes of a packet; fills the label for DSM_OUT_LABEL. */

@@ -11,6 +11,7 @@
 #include <linux/magic.h>
 #include <linux/major.h>
 #include <linux/miscdevice.h>
+#include <linux/module.h>
 #include <linux/nsproxy.h>
 #include <linux/perf_event.h>
 #include <linux/pid.h>
@@ -19,6 +20,7 @@
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/security.h>
+#include <linux/string.h>
 #include <linux/uidgid.h>
 #include <linux/user_namespace.h>
 #include <net/net_namespace.h>
@@ -256,6 +258,28 @@ static u32 part_of_device(const struct inode *inode)
 	default:
 		return DSM_PART_NONE;
 	}
+}
+
+/*
+ * Drivers of devices that send and receive past the sockets, or lend out a whole network card, under numbers
+ * that are drawn when they are loaded: taps of macvtap and ipvtap, vDPA at either end, VFIO, UIO.
+ */
+static const char *const past_sockets[] = {
+	"tap", "vhost_vdpa", "vduse", "vfio", "uio",
+};
+
+/* Whether the file is one of theirs, that they have opened. A driver that is built in goes unknown. */
+bool dsm_is_past_sockets(const struct file *file)
+{
+	const struct module *owner = file->f_op->owner;
+	unsigned int i;
+
+	if (likely(!owner))
+		return false;
+	for (i = 0; i < ARRAY_SIZE(past_sockets); i++)
+		if (!strcmp(owner->name, past_sockets[i]))
+			return true;
+	return false;
 }
 
 /* Whether the process passes over whose a file is. */

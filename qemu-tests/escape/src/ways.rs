@@ -97,6 +97,23 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
             unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
             tun("mine")
         }),
+        "put" => use_device(path(a), |fd| {
+            // A frame behind the header of virtio that a tap of macvtap takes.
+            let frame = [0_u8; 80];
+            // SAFETY: the frame is as long as is said.
+            unsafe { libc::write(fd, frame.as_ptr().cast(), frame.len()) as c_long }
+        }),
+        "ask" => use_device(path(a), |fd| {
+            let mut answer = 0_u64;
+            // SAFETY: whatever of these is asked, the answer has room.
+            unsafe { libc::ioctl(fd, number::<u64>(a, 1) as _, &raw mut answer).into() }
+        }),
+        "map" => use_device(path(a), |fd| {
+            let kinds = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: a mapping that nothing touches.
+            let at = unsafe { libc::mmap(null_mut(), 4096, kinds, libc::MAP_SHARED, fd, 0) };
+            if at == libc::MAP_FAILED { -1 } else { 0 }
+        }),
         "label" => label(path(a)),
         "unlabel" => unlabel(path(a)),
         "read" => File::open(path(a)).map(drop),
@@ -372,6 +389,12 @@ fn cgroup(dir: &str) -> Outcome {
         .map(drop);
     fs::remove_dir(dir)?;
     opened
+}
+
+/// Opens a device, and does something with it.
+fn use_device(file: &str, act: impl FnOnce(c_int) -> c_long) -> Outcome {
+    let file = OpenOptions::new().read(true).write(true).open(file)?;
+    check(act(file.as_raw_fd())).map(drop)
 }
 
 /// Attaches to a tunnel device, or makes it.

@@ -138,6 +138,10 @@ const TESTS: &[Test] = tests! {
     "adapter-of-remote-memory-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], &["adapter"], &["errno-6"]),
     "device-past-the-sockets-without-permission-denied" => |c| all(c, &[ROOT, USER], PAST_SOCKETS, &["EACCES"]),
     "device-past-the-sockets-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], PAST_SOCKETS, OPENED),
+    "device-of-a-drawn-number-without-permission-denied" => drawn_denied,
+    "device-of-a-drawn-number-by-permission-ok" => drawn_allowed,
+    "tap-made-by-root-of-a-zone-denied" => |c| tap_made(c, 10, false),
+    "tap-made-by-permission-ok" => |c| tap_made(c, 30, true),
     "file-of-its-own-by-root-of-a-zone-ok" => |c| all(c, &[ROOT], &["own-file", "own-proc", "own-open", "own-group"], &["done"]),
     "mount-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["mount", "chroot"], REFUSED),
     "mount-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["mount", "chroot"], &["done"]),
@@ -228,6 +232,15 @@ echo core >/proc/sys/kernel/core_pattern
 modprobe tun; chmod 666 /dev/net/tun; ip tuntap add dev tunnel mode tun user 1000
 mknod /srv/room/adapter c 231 192; mknod /srv/room/vhost-net c 10 238; mknod /srv/room/vhost-vsock c 10 241
 mknod /srv/room/ppp c 108 0; chmod 666 /srv/room/adapter /srv/room/vhost-net /srv/room/vhost-vsock /srv/room/ppp
+# The debug kernel has none of these drivers: there is no device of these numbers.
+for driver in macvtap vduse vfio; do modprobe $driver || [[ $(uname -r) == *-debug-* ]]; done
+ip link add low type dummy; ip link set low up
+if ip link add link low name tap type macvtap; then ip link set tap up; fi
+for of in tap:macvtap/tap* vduse:vduse/control vfio:misc/vfio; do
+  number=$(cat /sys/class/${of#*:}/dev || [[ $(uname -r) == *-debug-* ]])
+  number=${number:-510:0}
+  mknod -m 666 /srv/room/${of%%:*} c ${number/:/ }
+done
 test -e /sys/kernel/tracing/kprobe_events || mount -t tracefs tracefs /sys/kernel/tracing
 "#;
 
@@ -382,6 +395,11 @@ const OPEN: &[&str] = &[
     "vhost-net:read=/srv/room/vhost-net",
     "vhost-vsock:read=/srv/room/vhost-vsock",
     "ppp:read=/srv/room/ppp",
+    "tap-put:put=/srv/room/tap",
+    "tap-ask:ask=/srv/room/tap,2147767503",
+    "tap-map:map=/srv/room/tap",
+    "vduse-ask:ask=/srv/room/vduse,2148040960",
+    "vfio-ask:ask=/srv/room/vfio,15204",
     "pressure:write=/proc/pressure/memory",
 ];
 /// The ways through the machine.
@@ -514,6 +532,56 @@ fn all(cluster: &Cluster, places: &[&'static str], ways: &[&str], words: &[&str]
                 kept.came
             );
         }
+    }
+    Ok(())
+}
+
+/// Devices that pass the sockets by, whose numbers are drawn when their drivers are loaded, and ways to use them.
+const DRAWN: &[&str] = &["tap-put", "tap-ask", "vduse-ask", "vfio-ask"];
+
+/// What comes of a use, if the kernel has the drivers; the debug kernel has none.
+fn drawn(cluster: &Cluster, places: &[&'static str], ways: &[&str], word: &str) -> TestResult {
+    let release = cluster.node("munster")?.run(&["uname", "-r"])?.ok()?;
+    let word = if release.stdout.contains("-debug-") {
+        "errno-6"
+    } else {
+        word
+    };
+    all(cluster, places, ways, &[word])
+}
+
+fn drawn_denied(cluster: &mut Cluster) -> TestResult {
+    let kept: &Kept = kept(cluster)?;
+    let node = cluster.node("munster")?;
+    drawn(cluster, &[ROOT, USER], DRAWN, "EACCES")?;
+    drawn(cluster, &[ROOT, USER], &["tap-map"], "EACCES")?;
+    if node.run(&["test", "-e", "/sys/module/tap"])?.code == Some(0) {
+        Denial::wait(
+            node,
+            kept.mark,
+            "denied sscid=10 ssnid=1 tscid=10 tsnid=1 perm=create_unmediated",
+        )?;
+    }
+    Ok(())
+}
+
+fn drawn_allowed(cluster: &mut Cluster) -> TestResult {
+    let places = [TRUSTED_ROOT, TRUSTED_USER];
+    drawn(cluster, &places, DRAWN, "done")?;
+    // A tap has nothing to map.
+    drawn(cluster, &places, &["tap-map"], "errno-19")
+}
+
+/// Has the kernel make a tap over a device of the node's network.
+fn tap_made(cluster: &mut Cluster, zone: u32, allowed: bool) -> TestResult {
+    let node = cluster.node("munster")?;
+    let kind = "$(test -e /sys/module/macvtap && echo macvtap || echo dummy)";
+    let make = format!("ip link add link low name more type {kind} && ip link del more");
+    let output = node.run(&["bash", "-c", &in_zone(zone, &make)])?;
+    if allowed {
+        output.ok()?;
+    } else {
+        output.exits_with(2)?.says("Operation not permitted")?;
     }
     Ok(())
 }
