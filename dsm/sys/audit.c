@@ -50,7 +50,7 @@ static void channel_init(struct channel *channel, int interval, int all)
 	for (i = 0; i < ARRAY_SIZE(channel->node); i++)
 		budget(&channel->node[i], interval, all / 5);
 	for (i = 0; i < ARRAY_SIZE(channel->zone); i++)
-		budget(&channel->zone[i], interval, all * 2 / 5);
+		budget(&channel->zone[i], interval, all * 4 / 5);
 	for (i = 0; i < ARRAY_SIZE(channel->kind); i++)
 		budget(&channel->kind[i], interval, all / 10);
 }
