@@ -9,6 +9,7 @@ use crate::cluster::{Cluster, NodeSpec, address6};
 use crate::enrol::{enrol, load, members, requests, unload, ynl};
 use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
+use crate::pcap::Frame;
 use crate::regime::{self, Counters, Regime, document, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
@@ -52,6 +53,10 @@ const TESTS: &[Test] = tests! {
     "tcp-under-drop-denied-without-an-answer" => |c| dropped(c, "tcp", V4),
     "ipv6-udp-under-drop-denied-without-an-answer" => |c| dropped(c, "udp", V6),
     "ipv6-tcp-under-drop-denied-without-an-answer" => |c| dropped(c, "tcp", V6),
+    "flood-of-datagrams-under-reject-answered-at-the-kernels-rate-denied" => |c| flooded(c, "udp", V4),
+    "flood-of-openings-under-reject-answered-at-the-kernels-rate-denied" => |c| flooded(c, "tcp", V4),
+    "ipv6-flood-of-datagrams-under-reject-answered-at-the-kernels-rate-denied" => |c| flooded(c, "udp", V6),
+    "ipv6-flood-of-openings-under-reject-answered-at-the-kernels-rate-denied" => |c| flooded(c, "tcp", V6),
     "udp-under-permissive-reject-ok" => |c| permissive_reject(c, V4),
     "ipv6-udp-under-permissive-reject-ok" => |c| permissive_reject(c, V6),
     "unload-under-a-policy-that-refuses-it-denied" => unload_refused,
@@ -534,6 +539,111 @@ fn rejected(cluster: &mut Cluster, from: &str, protocol: &str, family: Family) -
     let twin = Counters::of(colby)?;
     check_eq!(twin.rise(&after, "rejected")?, 0, "rejected of the twin");
     Ok(())
+}
+
+/// Answers of a node's kernel that a packet is prohibited, since a mark.
+fn prohibited(cluster: &Cluster, mark: u64, from: &Node, family: Family) -> Result<u64, Failure> {
+    let (icmp, icmp6) = ((1, [3, 13]), (58, [1, 1]));
+    let by = family.of(from);
+    let is_one = |frame: &Frame| {
+        if family == V4 {
+            frame.ipv4().is_some_and(|packet| {
+                packet.source.to_string() == by
+                    && packet.protocol == icmp.0
+                    && packet.payload.starts_with(&icmp.1)
+            })
+        } else {
+            frame.ipv6().is_some_and(|packet| {
+                packet.source.to_string() == by
+                    && packet.protocol == icmp6.0
+                    && packet.payload.starts_with(&icmp6.1)
+            })
+        }
+    };
+    let frames = cluster.switch.frames_since(mark)?;
+    Ok(frames.iter().filter(|frame| is_one(frame)).count() as u64)
+}
+
+/// Messages that a node's kernel has kept back by its own limits.
+fn kept_back(node: &Node) -> Result<u64, Failure> {
+    let script = "awk '$1 == \"Icmp:\" && $2 !~ /^[0-9]/ { for (i = 2; i <= NF; i++) if ($i ~ /RateLimit/) at[i] = 1 } \
+                  $1 == \"Icmp:\" && $2 ~ /^[0-9]/ { for (i in at) { sum += $i; seen = 1 } } \
+                  $1 ~ /^Icmp6.*RateLimit/ { sum += $2; seen += 2 } END { print (seen >= 3 ? sum : \"not told\") }' \
+                  /proc/net/snmp /proc/net/snmp6";
+    let output = node.sh(script)?.ok()?;
+    let number = output.stdout.trim().parse();
+    number.map_err(|_| Failure::new(output.describe()))
+}
+
+/// Whoever floods a node is not answered each time, so that he cannot have it flood another one in his name.
+fn flooded(cluster: &mut Cluster, protocol: &str, family: Family) -> TestResult {
+    const SENT: u64 = 100;
+    enforce(cluster, &NAMES, &rejecting("enforcing"))?;
+    let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
+    let bind = family.at(family.any, REJECT_PORT);
+    let argv = [
+        &of_zone(TRAFFIC, ZONE_10),
+        &format!("{protocol}-server"),
+        "--bind",
+        &bind,
+    ];
+    let server = colby.spawn(&format!("flooded-{protocol}"), &argv)?;
+    server.wait_line("serving")?;
+    let (before, mark) = (Counters::of(colby)?, cluster.switch.mark());
+    let kept_before = kept_back(colby)?;
+    let to = family.at(&family.of(colby), REJECT_PORT);
+    let (program, mode, sent) = (
+        of_zone(TRAFFIC, ZONE_20),
+        format!("{protocol}-client"),
+        SENT.to_string(),
+    );
+    let many = if protocol == "udp" {
+        "--count"
+    } else {
+        "--connections"
+    };
+    let argv = [
+        program.as_str(),
+        &mode,
+        "--to",
+        &to,
+        many,
+        &sent,
+        "--timeout-ms",
+        "20",
+        "--keep-going",
+    ];
+    let output = munster.run(&argv)?;
+    check!(
+        output.code != Some(0),
+        "it was let in: {}",
+        output.describe()
+    );
+    until("the refusals", || {
+        Ok(Counters::of(colby)?.rise(&before, "refused-no-permission")? >= SENT)
+    })?;
+    let kept = kept_back(colby)? - kept_before;
+    let answers = prohibited(cluster, mark, colby, family)?;
+    let rejected = Counters::of(colby)?.rise(&before, "rejected")?;
+    println!("  {rejected} rejected, {answers} answered, {kept} kept back");
+    check!(
+        answers > 0 && kept > 0,
+        "{answers} answers, {kept} kept back"
+    );
+    check!(
+        answers + kept <= rejected && answers < rejected,
+        "{answers} answers and {kept} kept back, of {rejected}"
+    );
+    server.stop()?;
+    // Its twin is served all the same, and who is refused later on is told so again.
+    ask(cluster, "munster", ZONE_10, protocol, family, ALLOWED_MS)?
+        .ok()?
+        .says("result=ok")?;
+    let code = if family == V4 { 14 } else { 12 };
+    until("an answer to a later one", || {
+        let output = ask(cluster, "munster", ZONE_20, protocol, family, DENIED_MS)?;
+        Ok(output.code == Some(code))
+    })
 }
 
 /// It was the policy that let nothing through, not a slow machine.
