@@ -42,6 +42,20 @@ const TESTS: &[Test] = tests! {
     "opening-by-hand-over-ipv6-ok" => |c| by_hand(c, V6),
     "reset-of-a-listener-in-no-zones-name-ok" => |c| reset(c, V4),
     "reset-of-a-listener-in-no-zones-name-over-ipv6-ok" => |c| reset(c, V6),
+    "opening-with-a-resets-label-denied" => |c| with_label_of_reset(c, V4),
+    "opening-with-a-resets-label-over-ipv6-denied" => |c| with_label_of_reset(c, V6),
+    "opening-of-the-other-node-by-hand-ok" => |c| by_colbys_hand(c, V4),
+    "opening-of-the-other-node-by-hand-over-ipv6-ok" => |c| by_colbys_hand(c, V6),
+    "copy-of-a-labelled-reset-of-its-connection-ok" => |c| reset_again(c, V4),
+    "copy-of-a-labelled-reset-of-its-connection-over-ipv6-ok" => |c| reset_again(c, V6),
+    "reset-without-label-while-connecting-denied" => |c| reset_opening(c, V4, Forged::Bare),
+    "reset-without-label-while-connecting-over-ipv6-denied" => |c| reset_opening(c, V6, Forged::Bare),
+    "reset-with-a-made-up-code-while-connecting-denied" => |c| reset_opening(c, V4, Forged::MadeUp),
+    "reset-with-a-made-up-code-while-connecting-over-ipv6-denied" => |c| reset_opening(c, V6, Forged::MadeUp),
+    "reset-with-its-label-while-connecting-ok" => |c| reset_opening(c, V4, Forged::Right),
+    "reset-with-its-label-while-connecting-over-ipv6-ok" => |c| reset_opening(c, V6, Forged::Right),
+    "reset-of-a-closed-port-while-connecting-ok" => |c| closed_port(c, V4),
+    "reset-of-a-closed-port-while-connecting-over-ipv6-ok" => |c| closed_port(c, V6),
     "end-of-handshake-with-another-start-denied" => |c| finished(c, V4, 1),
     "end-of-handshake-by-hand-ok" => |c| finished(c, V4, 0),
     "end-of-handshake-with-another-start-over-ipv6-denied" => |c| finished(c, V6, 1),
@@ -58,7 +72,8 @@ const TESTS: &[Test] = tests! {
     "fast-open-20-to-20-ok" => |c| fast_open(c, V4, true),
     "fast-open-over-ipv6-10-to-20-denied" => |c| fast_open(c, V6, false),
     "fast-open-over-ipv6-20-to-20-ok" => |c| fast_open(c, V6, true),
-    "lost-end-of-handshake-10-to-10-ok" => lost,
+    "lost-end-of-handshake-10-to-10-ok" => |c| lost(c, V4),
+    "lost-end-of-handshake-over-ipv6-10-to-10-ok" => |c| lost(c, V6),
     "policy-changes-under-traffic-ok" => |c| changes(c, V4),
     "policy-changes-under-traffic-over-ipv6-ok" => |c| changes(c, V6),
 };
@@ -87,6 +102,7 @@ const STOP: &str = "/tmp/stop";
 struct Kept {
     regime: Regime,
     mac: [u8; 6],
+    munsters_mac: [u8; 6],
     /// What came up without the module: segments, and how many of them were on the wire.
     without: (usize, usize),
     _servers: Vec<Process>,
@@ -142,6 +158,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     cluster.kept = Some(Box::new(Kept {
         regime,
         mac: colby.mac()?,
+        munsters_mac: cluster.node("munster")?.mac()?,
         without,
         _servers: servers,
     }));
@@ -419,11 +436,14 @@ fn merged(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-/// A segment from munster's zone 10 to colby's, made by hand.
+/// A segment from munster's zone 10 to colby's, or back, made by hand.
 struct Segment {
     /// Colby's address, of either family.
     to: &'static str,
+    /// Munster's port.
     from: u16,
+    /// From colby's server to munster.
+    back: bool,
     sequence: u32,
     acknowledged: u32,
     flags: u8,
@@ -437,6 +457,7 @@ impl Segment {
         Self {
             to,
             from,
+            back: false,
             sequence,
             acknowledged: 0,
             flags: SYN,
@@ -445,9 +466,27 @@ impl Segment {
         }
     }
 
-    /// Addresses of munster and colby.
+    /// SnIDs of sender and receiver.
+    fn nodes(&self) -> [u32; 2] {
+        if self.back {
+            [COLBY, MUNSTER]
+        } else {
+            [MUNSTER, COLBY]
+        }
+    }
+
+    /// Ports of sender and receiver.
+    fn ports(&self) -> [u16; 2] {
+        if self.back {
+            [7010, self.from]
+        } else {
+            [self.from, 7010]
+        }
+    }
+
+    /// Addresses of sender and receiver.
     fn ends(&self) -> [IpAddr; 2] {
-        [MUNSTER, COLBY].map(|snid| {
+        self.nodes().map(|snid| {
             if self.to == V4 {
                 address(snid as u8).into()
             } else {
@@ -460,7 +499,7 @@ impl Segment {
         self.label_of(10, true)
     }
 
-    /// The label of a zone's process on munster, over where the numbers start or not: an option, or a whole header.
+    /// The label of a zone's process on the sender's node, over where the numbers start or not: an option, or a whole header.
     fn label_of(&self, zone: u32, stream: bool) -> Vec<u8> {
         let (sender, receiver) = self.starts;
         let version = 0x10 | u8::from(stream);
@@ -468,8 +507,9 @@ impl Segment {
             | u64::from(EPOCH) << 48
             | u64::from(stream && receiver.is_none()) << 40
             | u64::from(TCP) << 32
-            | u64::from(MUNSTER);
-        let (zone_word, ports) = (u64::from(zone) << 32, u64::from(self.from) << 16 | 7010);
+            | u64::from(self.nodes()[0]);
+        let [source, target] = self.ports().map(u64::from);
+        let (zone_word, ports) = (u64::from(zone) << 32, source << 16 | target);
         let mut words = match self.ends() {
             [IpAddr::V4(from), IpAddr::V4(to)] => vec![
                 head,
@@ -489,13 +529,14 @@ impl Segment {
         if stream {
             words.push(u64::from(sender) << 32 | u64::from(receiver.unwrap_or(0)));
         }
-        let code = siphash(&pair_key(MUNSTER, COLBY, EPOCH), &words);
+        let [from, to] = self.nodes();
+        let code = siphash(&pair_key(from, to, EPOCH), &words);
         let mut label = if self.to == V4 {
             vec![OPTION, LEN as u8, version, EPOCH]
         } else {
             vec![TCP, 2, 1, 0, OPTION6, 18, version, EPOCH]
         };
-        label.extend(MUNSTER.to_be_bytes());
+        label.extend(from.to_be_bytes());
         label.extend(zone.to_be_bytes());
         label.extend(code.to_be_bytes());
         label
@@ -504,8 +545,9 @@ impl Segment {
     /// The frame, with these options or this header.
     fn frame(&self, mac: [u8; 6], options: &[u8]) -> Vec<u8> {
         let mut payload = Vec::new();
-        payload.extend(self.from.to_be_bytes());
-        payload.extend(7010_u16.to_be_bytes());
+        for port in self.ports() {
+            payload.extend(port.to_be_bytes());
+        }
         payload.extend(self.sequence.to_be_bytes());
         payload.extend(self.acknowledged.to_be_bytes());
         payload.extend([5 << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
@@ -550,7 +592,12 @@ impl Segment {
 
     fn send_with(&self, cluster: &Cluster, options: &[u8]) -> TestResult {
         let kept: &Kept = regime::kept(cluster)?;
-        cluster.switch.inject(&self.frame(kept.mac, options));
+        let mac = if self.back {
+            kept.munsters_mac
+        } else {
+            kept.mac
+        };
+        cluster.switch.inject(&self.frame(mac, options));
         Ok(())
     }
 }
@@ -560,6 +607,8 @@ struct Answer {
     segment: Vec<u8>,
     /// SnID and ScID of its label.
     label: Option<(u32, u32)>,
+    /// Its IP options, or the header of its label.
+    options: Vec<u8>,
 }
 
 impl Answer {
@@ -573,20 +622,31 @@ impl Answer {
     }
 }
 
+/// SnID and ScID of a frame's label.
+fn label_of(frame: &Frame) -> Option<(u32, u32)> {
+    if let Some(packet) = frame.ipv4() {
+        return Label::of(&packet).map(|label| (label.snid, label.scid));
+    }
+    let packet = frame.ipv6()?;
+    let is_label = |(kind, header): &&(u8, Vec<u8>)| *kind == HEADER6 && header.len() == 24;
+    let (_, header) = packet.extensions.iter().find(is_label)?;
+    let word = |at: usize| {
+        let bytes = header[at..at + 4].try_into();
+        bytes.map(u32::from_be_bytes).unwrap_or_default()
+    };
+    Some((word(8), word(12)))
+}
+
 /// What colby has sent by one of its addresses to a port since a mark.
 fn answers(cluster: &Cluster, mark: u64, to: &str, port: u16) -> Result<Vec<Answer>, Failure> {
-    let word = |bytes: &[u8]| {
-        <[u8; 4]>::try_from(bytes)
-            .map(u32::from_be_bytes)
-            .unwrap_or_default()
-    };
     let of_frame = |frame: &Frame| {
         let wanted =
             |protocol, ports: Option<(u16, u16)>| protocol == TCP && ports == Some((7010, port));
         match (frame.ipv4(), frame.ipv6()) {
             (Some(packet), _) if to == V4 && wanted(packet.protocol, packet.ports()) => {
                 Some(Answer {
-                    label: Label::of(&packet).map(|label| (label.snid, label.scid)),
+                    label: label_of(frame),
+                    options: packet.options,
                     segment: packet.payload,
                 })
             }
@@ -596,7 +656,8 @@ fn answers(cluster: &Cluster, mark: u64, to: &str, port: u16) -> Result<Vec<Answ
                     .iter()
                     .find(|(kind, header)| *kind == HEADER6 && header.len() == 24);
                 Some(Answer {
-                    label: header.map(|(_, header)| (word(&header[8..12]), word(&header[12..16]))),
+                    label: label_of(frame),
+                    options: header.map_or(Vec::new(), |(_, header)| header.clone()),
                     segment: packet.payload,
                 })
             }
@@ -616,12 +677,15 @@ fn answer(cluster: &Cluster, mark: u64, to: &str, port: u16) -> Result<Option<An
 
 /// Waits until colby has refused so many for a reason, and checks that it has for no other.
 fn refused(cluster: &Cluster, before: &Counters, reason: &str, times: u64) -> TestResult {
-    let colby = cluster.node("colby")?;
+    refused_on(cluster.node("colby")?, before, reason, times)
+}
+
+fn refused_on(node: &Node, before: &Counters, reason: &str, times: u64) -> TestResult {
     let name = format!("refused-{reason}");
     until("the refusals", || {
-        Ok(Counters::of(colby)?.rise(before, &name)? >= times)
+        Ok(Counters::of(node)?.rise(before, &name)? >= times)
     })?;
-    let refusals = Counters::of(colby)?.refusals(before)?;
+    let refusals = Counters::of(node)?.refusals(before)?;
     check_eq!(refusals.keys().collect::<Vec<_>>(), [&name], "reasons");
     Ok(())
 }
@@ -629,14 +693,20 @@ fn refused(cluster: &Cluster, before: &Counters, reason: &str, times: u64) -> Te
 /// Ports of munster's that forged segments come from.
 const FORGED: std::ops::Range<u16> = 6000..6100;
 
+/// Ports, sequence number and flags of a segment, over either family.
+fn segment_of(frame: &Frame) -> Option<((u16, u16), u32, u8)> {
+    let (ports, segment) = match (frame.ipv4(), frame.ipv6()) {
+        (Some(packet), _) if packet.protocol == TCP => (packet.ports()?, packet.payload),
+        (_, Some(packet)) if packet.protocol == TCP => (packet.ports()?, packet.payload),
+        _ => return None,
+    };
+    let sequence = segment.get(4..8)?.try_into().ok()?;
+    Some((ports, u32::from_be_bytes(sequence), *segment.get(13)?))
+}
+
 /// Whether a frame is colby's answer to a forged segment. Munster's kernel, which knows nothing of that, would answer.
 fn is_to_forger(frame: &Frame) -> bool {
-    let ports = match (frame.ipv4(), frame.ipv6()) {
-        (Some(packet), _) if packet.protocol == TCP => packet.ports(),
-        (_, Some(packet)) if packet.protocol == TCP => packet.ports(),
-        _ => None,
-    };
-    ports.is_some_and(|(_, to)| FORGED.contains(&to))
+    segment_of(frame).is_some_and(|((_, to), ..)| FORGED.contains(&to))
 }
 
 /// Such answers reach nobody, as long as the suite lasts: what was forged is sent for again, long after its test.
@@ -722,6 +792,245 @@ fn reset(cluster: &mut Cluster, to: &'static str) -> TestResult {
     Ok(())
 }
 
+/// A server of zone 10 on a node besides those of the suite.
+fn server(cluster: &Cluster, name: &str, port: u16) -> Result<Process, Failure> {
+    let bind = format!("[::]:{port}");
+    let argv = [&of_zone(TRAFFIC, "10"), "tcp-server", "--bind", &bind];
+    let server = cluster
+        .node(name)?
+        .spawn(&format!("server-{port}-{name}"), &argv)?;
+    server.wait_line("serving")?;
+    Ok(server)
+}
+
+/// The label of the kernel's own reset covers no starts. On a SYN between the same ends it proves the node, and lets nobody in:
+/// it is of no zone.
+fn with_label_of_reset(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    let munster = cluster.node("munster")?;
+    let server = server(cluster, "munster", 7010)?;
+    let mark = cluster.switch.mark();
+    let stray = Segment {
+        flags: ACK,
+        acknowledged: 1,
+        ..Segment::opening(to, 7010, 1001)
+    };
+    stray.send_with(cluster, &[])?;
+    let mut resets = Vec::new();
+    until("a reset", || {
+        resets = answers(cluster, mark, to, 7010)?;
+        resets.retain(|answer| answer.flags() & RST != 0);
+        Ok(!resets.is_empty())
+    })?;
+    check_eq!(
+        resets[0].label,
+        Some((COLBY, 0)),
+        "SnID and ScID of the reset"
+    );
+    let (before, mark) = (Counters::of(munster)?, cluster.switch.mark());
+    let opening = Segment {
+        back: true,
+        ..Segment::opening(to, 7010, 5000)
+    };
+    opening.send_with(cluster, &resets[0].options)?;
+    refused_on(munster, &before, "kernel-label", 1)?;
+    check!(
+        answer(cluster, mark, to, 7010)?.is_none(),
+        "it was answered"
+    );
+    server.stop()?;
+    Ok(())
+}
+
+/// The twin: what such a SYN is like under a label of its own.
+fn by_colbys_hand(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    let munster = cluster.node("munster")?;
+    let server = server(cluster, "munster", 7010)?;
+    let (before, mark) = (Counters::of(munster)?, cluster.switch.mark());
+    let opening = Segment {
+        back: true,
+        ..Segment::opening(to, 7010, 6000)
+    };
+    opening.send(cluster)?;
+    until("an answer", || {
+        Ok(answer(cluster, mark, to, 7010)?.is_some())
+    })?;
+    let refusals = Counters::of(munster)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    server.stop()?;
+    Ok(())
+}
+
+/// A reset of the kernel's, byte for byte, on the connection that it was made for: it ends that.
+fn reset_again(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    const PORT: u16 = 7013;
+    enforce(cluster, &by_handshake())?;
+    let munster = cluster.node("munster")?;
+    munster.run(&["rm", "-f", STOP])?.ok()?;
+    let before = counters(cluster)?;
+    let server = server(cluster, "colby", PORT)?;
+    let (program, target) = (of_zone(TRAFFIC, "10"), format!("{to}:{PORT}"));
+    let argv = [
+        program.as_str(),
+        "tcp-client",
+        "--to",
+        &target,
+        "--count",
+        "100000000",
+        "--interval-ms",
+        "20",
+        "--until-file",
+        STOP,
+        "--timeout-ms",
+        ALLOWED_MS,
+    ];
+    let client = munster.spawn(&format!("reset-{to}"), &argv)?;
+    until("the flow to be bound", || {
+        Ok(Counters::of(munster)?.rise(&before[0], "flow-bound")? > 0)
+    })?;
+    // Nothing of colby's arrives until one of its resets has been seen, and only copies of that one then.
+    let of_colby = |frame: &Frame| segment_of(frame).is_some_and(|((from, _), ..)| from == PORT);
+    let mark = cluster.switch.mark();
+    cluster
+        .switch
+        .lose(move |frame| is_to_forger(frame) || of_colby(frame));
+    let ended = (|| {
+        // A connection that is gone at once leaves nothing that might acknowledge.
+        let gone = format!("ss -HKtn state established sport = :{PORT}");
+        cluster
+            .node("colby")?
+            .sh(&gone)?
+            .ok()?
+            .says(&format!(":{PORT}"))?;
+        server.end_by(9)?;
+        let mut reset = None;
+        until("a labelled reset", || {
+            let is_reset = |frame: &Frame| {
+                let flags = segment_of(frame).map_or(0, |(.., flags)| flags);
+                of_colby(frame) && flags & RST != 0 && label_of(frame) == Some((COLBY, 0))
+            };
+            let frames = cluster.switch.frames_since(mark)?;
+            reset = frames.into_iter().find(is_reset);
+            Ok(reset.is_some())
+        })?;
+        let reset = reset.ok_or_else(|| Failure::new("no reset"))?;
+        check!(client.is_running()?, "it has ended: {}", client.output()?);
+        let copy = reset.clone();
+        cluster
+            .switch
+            .lose(move |frame| is_to_forger(frame) || of_colby(frame) && *frame != copy);
+        cluster.switch.inject(&reset.0);
+        check_eq!(
+            client.join()?,
+            Some(13),
+            "exit code of '{}'",
+            client.output()?
+        );
+        Ok(())
+    })();
+    lose_forged(cluster);
+    ended
+}
+
+/// What a reset carries that is not colby's, or might be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Forged {
+    Bare,
+    MadeUp,
+    Right,
+}
+
+/// Resets while munster waits for the answer to its SYN, which colby has given and the network loses.
+fn reset_opening(cluster: &mut Cluster, to: &'static str, forged: Forged) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    let munster = cluster.node("munster")?;
+    let before = Counters::of(munster)?;
+    let mark = cluster.switch.mark();
+    cluster.switch.lose(|frame| {
+        let answers =
+            segment_of(frame).is_some_and(|((from, _), _, flags)| from == 7010 && flags & SYN != 0);
+        answers || is_to_forger(frame)
+    });
+    let result = (|| {
+        let (program, target) = (of_zone(TRAFFIC, "10"), format!("{to}:7010"));
+        let argv = [
+            program.as_str(),
+            "tcp-client",
+            "--to",
+            &target,
+            "--timeout-ms",
+            ALLOWED_MS,
+        ];
+        let client = munster.spawn(&format!("connecting-{to}"), &argv)?;
+        let mut opening = None;
+        until("its SYN", || {
+            let frames = cluster.switch.frames_since(mark)?;
+            opening = frames
+                .iter()
+                .filter_map(segment_of)
+                .find(|((from, port), _, flags)| {
+                    *port == 7010 && flags & (SYN | ACK) == SYN && !FORGED.contains(from)
+                });
+            Ok(opening.is_some())
+        })?;
+        let Some(((port, _), sequence, _)) = opening else {
+            return Err(Failure::new("no SYN"));
+        };
+        let reset = Segment {
+            back: true,
+            acknowledged: sequence.wrapping_add(1),
+            flags: RST | ACK,
+            ..Segment::opening(to, port, 0)
+        };
+        let mut label = match forged {
+            Forged::Bare => Vec::new(),
+            _ => reset.label_of(0, false),
+        };
+        if forged == Forged::MadeUp
+            && let Some(last) = label.last_mut()
+        {
+            *last ^= 1;
+        }
+        reset.send_with(cluster, &label)?;
+        if forged == Forged::Right {
+            // With no answer from colby, nothing else could have ended it so.
+            check_eq!(
+                client.join()?,
+                Some(10),
+                "exit code of '{}'",
+                client.output()?
+            );
+            return Ok(());
+        }
+        let reason = if forged == Forged::Bare {
+            "no-label"
+        } else {
+            "bad-mac"
+        };
+        refused_on(munster, &before, reason, 1)?;
+        check!(client.is_running()?, "it has ended: {}", client.output()?);
+        lose_forged(cluster);
+        check_eq!(
+            client.join()?,
+            Some(0),
+            "exit code of '{}'",
+            client.output()?
+        );
+        Ok(())
+    })();
+    lose_forged(cluster);
+    result
+}
+
+/// Colby's kernel answers for a port on which nobody listens.
+fn closed_port(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    let before = counters(cluster)?;
+    client(cluster, "10", &format!("{to}:7019"), ALLOWED_MS, &[])?.exits_with(10)?;
+    unrefused(cluster, &before)
+}
+
 /// Whether colby's server has sent this back to a port.
 fn echoed(cluster: &Cluster, mark: u64, to: &str, port: u16, data: &str) -> Result<bool, Failure> {
     let answers = answers(cluster, mark, to, port)?;
@@ -742,6 +1051,7 @@ fn other_zone(cluster: &mut Cluster, to: &'static str) -> TestResult {
     let data = |at: u32, data| Segment {
         to,
         from,
+        back: false,
         sequence: 1001 + at,
         acknowledged: theirs.wrapping_add(1 + at),
         flags: ACK | PSH,
@@ -791,6 +1101,7 @@ fn finished(cluster: &mut Cluster, to: &'static str, wrong: u32) -> TestResult {
     let end = Segment {
         to,
         from,
+        back: false,
         sequence: 1001,
         acknowledged: theirs.wrapping_add(1),
         flags: ACK | PSH,
@@ -912,23 +1223,20 @@ fn fast_opened(node: &Node) -> Result<u64, Failure> {
     number.map_err(|_| Failure::new(output.describe()))
 }
 
-fn lost(cluster: &mut Cluster) -> TestResult {
+fn lost(cluster: &mut Cluster, to: &str) -> TestResult {
     enforce(cluster, &by_handshake())?;
     let before = counters(cluster)?;
     // The first segment that ends a handshake, and the one of data behind it.
     let mut left = 2;
     cluster.switch.lose(move |frame| {
-        let ends = frame.ipv4().is_some_and(|packet| {
-            packet.protocol == TCP
-                && packet.ports().is_some_and(|(_, to)| to == 7010)
-                && flags(&packet) & (SYN | ACK) == ACK
-        });
+        let ends = segment_of(frame)
+            .is_some_and(|((_, to), _, flags)| to == 7010 && flags & (SYN | ACK) == ACK);
         let lose = ends && left > 0;
         left -= u32::from(lose);
         lose || is_to_forger(frame)
     });
     let many = ["--size", "20000", "--count", "3"];
-    let output = client(cluster, "10", "10.77.0.2:7010", ALLOWED_MS, &many);
+    let output = client(cluster, "10", &format!("{to}:7010"), ALLOWED_MS, &many);
     lose_forged(cluster);
     output?.ok()?;
     unrefused(cluster, &before)
