@@ -1,6 +1,6 @@
 //! Proves that unchanged servers of Debian work in zones: Redis, nginx and PostgreSQL, each in a ScID of
-//! its own on munster, serve their own clients of the same ScID on colby under load without an error, also while
-//! policies change. Nobody of another zone gets anything from them, and each client is told so at once. A policy that
+//! its own on munster and on colby, serve their own clients of the same ScID on the other node under load without an error,
+//! those on munster also while policies change. Nobody of another zone gets anything from them, and each client is told so at once. A policy that
 //! forbids a load ends it. No servers of ours.
 
 use std::collections::BTreeMap;
@@ -27,27 +27,67 @@ pub const SUITE: Suite = Suite {
     tests: &[
         Test {
             name: "redis-under-load-ok",
-            run: redis_ok,
+            run: |cluster| redis_ok(cluster, "munster"),
         },
         Test {
             name: "redis-of-another-zone-denied-at-once",
-            run: redis_denied,
+            run: |cluster| redis_denied(cluster, "munster"),
+        },
+        Test {
+            name: "redis-on-colby-under-load-ok",
+            run: |cluster| redis_ok(cluster, "colby"),
+        },
+        Test {
+            name: "redis-on-colby-of-another-zone-denied-at-once",
+            run: |cluster| redis_denied(cluster, "colby"),
         },
         Test {
             name: "nginx-under-load-ok",
-            run: nginx_ok,
+            run: |cluster| nginx_ok(cluster, "munster"),
         },
         Test {
             name: "nginx-of-another-zone-denied-at-once",
-            run: nginx_denied,
+            run: |cluster| nginx_denied(cluster, "munster"),
+        },
+        Test {
+            name: "nginx-on-colby-under-load-ok",
+            run: |cluster| nginx_ok(cluster, "colby"),
+        },
+        Test {
+            name: "nginx-on-colby-of-another-zone-denied-at-once",
+            run: |cluster| nginx_denied(cluster, "colby"),
+        },
+        Test {
+            name: "nginx-under-load-of-wrk-ok",
+            run: |cluster| nginx_wrk_ok(cluster, "munster"),
+        },
+        Test {
+            name: "nginx-of-another-zone-by-wrk-denied-at-once",
+            run: |cluster| nginx_wrk_denied(cluster, "munster"),
+        },
+        Test {
+            name: "nginx-on-colby-under-load-of-wrk-ok",
+            run: |cluster| nginx_wrk_ok(cluster, "colby"),
+        },
+        Test {
+            name: "nginx-on-colby-of-another-zone-by-wrk-denied-at-once",
+            run: |cluster| nginx_wrk_denied(cluster, "colby"),
         },
         Test {
             name: "postgresql-under-load-ok",
-            run: postgresql_ok,
+            run: |cluster| postgresql_ok(cluster, "munster"),
         },
         Test {
             name: "postgresql-of-another-zone-denied-at-once",
-            run: postgresql_denied,
+            run: |cluster| postgresql_denied(cluster, "munster"),
+        },
+        Test {
+            name: "postgresql-on-colby-under-load-ok",
+            run: |cluster| postgresql_ok(cluster, "colby"),
+        },
+        Test {
+            name: "postgresql-on-colby-of-another-zone-denied-at-once",
+            run: |cluster| postgresql_denied(cluster, "colby"),
         },
         Test {
             name: "redis-under-load-over-new-policies-ok",
@@ -96,9 +136,32 @@ const ENDED: [&str; 5] = [
 
 struct Kept {
     regime: Regime,
-    redis: Process,
-    nginx: Process,
-    postgresql: Option<Process>,
+    servers: Vec<Server>,
+}
+
+struct Server {
+    node: String,
+    zone: u32,
+    process: Process,
+}
+
+/// The node where the clients of a server on this one are.
+fn other(server: &str) -> &'static str {
+    if server == "munster" {
+        "colby"
+    } else {
+        "munster"
+    }
+}
+
+/// A server that has been started.
+fn running<'a>(cluster: &'a Cluster, node: &str, zone: u32) -> Result<&'a Process, Failure> {
+    let kept: &Kept = regime::kept(cluster)?;
+    let mut servers = kept.servers.iter();
+    let server = servers.find(|server| server.node == node && server.zone == zone);
+    let server = server.ok_or_else(|| Failure::new("the server has not been started"))?;
+    check!(server.process.is_running()?, "the server has ended");
+    Ok(&server.process)
 }
 
 /// A policy under which these zones reach their servers over the network. It is another version with each note.
@@ -155,29 +218,35 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     for name in MEMBERS {
         regime.enforce(cluster.node(name)?, &policy(&ZONES, ""))?;
     }
-    let munster = cluster.node("munster")?;
-    let spawn = |name: &str, zone: u32, command: &str| {
-        munster.spawn(name, &["bash", "-c", &in_zone(zone, command)])
-    };
-    let redis = spawn(
-        "redis",
-        REDIS,
-        "exec redis-server --bind 0.0.0.0 --port 6379 --save '' --protected-mode no",
-    )?;
-    redis.wait_line("Ready to accept connections")?;
-    munster.write("/srv/nginx.conf", NGINX_CONF)?;
-    munster.write("/srv/www/index.html", "x".repeat(1024))?;
-    let nginx = spawn(
-        "nginx",
-        NGINX,
-        "exec nginx -e /tmp/nginx-error.log -c /srv/nginx.conf",
-    )?;
-    cluster.kept = Some(Box::new(Kept {
-        regime,
-        redis,
-        nginx,
-        postgresql: None,
-    }));
+    let mut servers = Vec::new();
+    for name in MEMBERS {
+        let node = cluster.node(name)?;
+        let spawn = |what: &str, zone: u32, command: &str| {
+            node.spawn(what, &["bash", "-c", &in_zone(zone, command)])
+        };
+        let redis = spawn(
+            "redis",
+            REDIS,
+            "exec redis-server --bind 0.0.0.0 --port 6379 --save '' --protected-mode no",
+        )?;
+        redis.wait_line("Ready to accept connections")?;
+        node.write("/srv/nginx.conf", NGINX_CONF)?;
+        node.write("/srv/www/index.html", "x".repeat(1024))?;
+        let nginx = spawn(
+            "nginx",
+            NGINX,
+            "exec nginx -e /tmp/nginx-error.log -c /srv/nginx.conf",
+        )?;
+        node.poll(&["ss", "-Htln", "sport = :8080"], ":8080")?;
+        for (zone, process) in [(REDIS, redis), (NGINX, nginx)] {
+            servers.push(Server {
+                node: name.into(),
+                zone,
+                process,
+            });
+        }
+    }
+    cluster.kept = Some(Box::new(Kept { regime, servers }));
     Ok(())
 }
 
@@ -189,12 +258,12 @@ fn client(node: &Node, zone: u32, command: &str) -> Result<Output, Failure> {
         .run()?)
 }
 
-/// Clients of these zones, on both nodes, must be told that they get nothing from a server, and munster count it.
-fn refused(cluster: &Cluster, zones: [u32; 2], command: &str) -> TestResult {
-    let munster = cluster.node("munster")?;
+/// Clients of these zones, on both nodes, must be told that they get nothing from a server, and its node count it.
+fn refused(cluster: &Cluster, server: &str, zones: [u32; 2], command: &str) -> TestResult {
+    let on = cluster.node(server)?;
     for name in MEMBERS {
         for zone in zones {
-            let before = Counters::of(munster)?;
+            let before = Counters::of(on)?;
             let output = client(cluster.node(name)?, zone, &format!("{command} 2>&1"))?;
             check!(
                 output.code != Some(0),
@@ -202,7 +271,7 @@ fn refused(cluster: &Cluster, zones: [u32; 2], command: &str) -> TestResult {
                 output.describe()
             );
             let output = output.says(PROHIBITED)?;
-            let refusals = Counters::of(munster)?.refusals(&before)?;
+            let refusals = Counters::of(on)?.refusals(&before)?;
             let count = refusals
                 .get("refused-no-permission")
                 .copied()
@@ -217,24 +286,28 @@ fn refused(cluster: &Cluster, zones: [u32; 2], command: &str) -> TestResult {
     Ok(())
 }
 
-fn redis_ok(cluster: &mut Cluster) -> TestResult {
-    let colby = cluster.node("colby")?;
-    let before = Counters::of(cluster.node("munster")?)?;
+fn redis_ok(cluster: &mut Cluster, server: &str) -> TestResult {
+    let from = cluster.node(other(server))?;
+    let before = Counters::of(cluster.node(server)?)?;
     let output = client(
-        colby,
+        from,
         REDIS,
-        "redis-benchmark -h munster -t set,get,incr,lpush -n 2000 -c 20 -d 512 -q",
+        &format!("redis-benchmark -h {server} -t set,get,incr,lpush -n 2000 -c 20 -d 512 -q"),
     )?
     .ok()?
     .says("LPUSH")?
     .says_not("rror")?;
-    client(colby, REDIS, "redis-cli -h munster set greeting hello")?
-        .ok()?
-        .says("OK")?;
-    client(colby, REDIS, "redis-cli -h munster get greeting")?
+    client(
+        from,
+        REDIS,
+        &format!("redis-cli -h {server} set greeting hello"),
+    )?
+    .ok()?
+    .says("OK")?;
+    client(from, REDIS, &format!("redis-cli -h {server} get greeting"))?
         .ok()?
         .says("hello")?;
-    let refusals = Counters::of(cluster.node("munster")?)?.refusals(&before)?;
+    let refusals = Counters::of(cluster.node(server)?)?.refusals(&before)?;
     check!(refusals.is_empty(), "refused: {refusals:?}");
     println!(
         "     {}",
@@ -250,11 +323,11 @@ fn redis_ok(cluster: &mut Cluster) -> TestResult {
 }
 
 /// Connections that Redis has taken in its life.
-fn connections(cluster: &Cluster) -> Result<u64, Failure> {
+fn connections(cluster: &Cluster, server: &str) -> Result<u64, Failure> {
     let output = client(
-        cluster.node("colby")?,
+        cluster.node(other(server))?,
         REDIS,
-        "redis-cli -h munster info stats",
+        &format!("redis-cli -h {server} info stats"),
     )?
     .ok()?;
     let value = output.stdout.lines().find_map(|line| {
@@ -266,23 +339,27 @@ fn connections(cluster: &Cluster) -> Result<u64, Failure> {
     value.ok_or_else(|| Failure::new(output.describe()))
 }
 
-fn redis_denied(cluster: &mut Cluster) -> TestResult {
-    let before = connections(cluster)?;
+fn redis_denied(cluster: &mut Cluster, server: &str) -> TestResult {
+    let before = connections(cluster, server)?;
     refused(
         cluster,
+        server,
         [NGINX, POSTGRESQL],
-        "redis-cli -h munster get greeting",
+        &format!("redis-cli -h {server} get greeting"),
     )?;
     // The last look is a connection itself.
-    check_eq!(connections(cluster)?, before + 1, "connections of Redis");
-    let kept: &Kept = regime::kept(cluster)?;
-    check!(kept.redis.is_running()?, "Redis has ended");
+    check_eq!(
+        connections(cluster, server)?,
+        before + 1,
+        "connections of Redis"
+    );
+    running(cluster, server, REDIS)?;
     Ok(())
 }
 
-fn served(cluster: &Cluster) -> Result<u64, Failure> {
+fn served(cluster: &Cluster, server: &str) -> Result<u64, Failure> {
     let output = cluster
-        .node("munster")?
+        .node(server)?
         .run(&["wc", "-l", "/tmp/nginx-access.log"])?
         .ok()?;
     let lines = output.stdout.split_whitespace().next();
@@ -291,12 +368,13 @@ fn served(cluster: &Cluster) -> Result<u64, Failure> {
         .ok_or_else(|| Failure::new(output.describe()))
 }
 
-fn nginx_ok(cluster: &mut Cluster) -> TestResult {
-    let before = Counters::of(cluster.node("munster")?)?;
+fn nginx_ok(cluster: &mut Cluster, server: &str) -> TestResult {
+    let already = served(cluster, server)?;
+    let before = Counters::of(cluster.node(server)?)?;
     let output = client(
-        cluster.node("colby")?,
+        cluster.node(other(server))?,
         NGINX,
-        "ab -q -n 1000 -c 20 http://munster:8080/index.html",
+        &format!("ab -q -n 1000 -c 20 http://{server}:8080/index.html"),
     )?
     .ok()?
     .says("Complete requests:      1000")?
@@ -304,9 +382,9 @@ fn nginx_ok(cluster: &mut Cluster) -> TestResult {
     .says_not("Non-2xx")?;
     // It writes of each when it has answered.
     until("nginx to have written of all requests", || {
-        Ok(served(cluster)? == 1000)
+        Ok(served(cluster, server)? == already + 1000)
     })?;
-    let refusals = Counters::of(cluster.node("munster")?)?.refusals(&before)?;
+    let refusals = Counters::of(cluster.node(server)?)?.refusals(&before)?;
     check!(refusals.is_empty(), "refused: {refusals:?}");
     println!(
         "     {}",
@@ -319,16 +397,57 @@ fn nginx_ok(cluster: &mut Cluster) -> TestResult {
     Ok(())
 }
 
-fn nginx_denied(cluster: &mut Cluster) -> TestResult {
-    let before = served(cluster)?;
+fn nginx_denied(cluster: &mut Cluster, server: &str) -> TestResult {
+    nothing_by(cluster, server, "ab -q -n 1")
+}
+
+/// As long as it is told to, on as many connections; it says so if one of them fails. It takes 8 MB for each second of its
+/// patience.
+fn nginx_wrk_ok(cluster: &mut Cluster, server: &str) -> TestResult {
+    let already = served(cluster, server)?;
+    let before = Counters::of(cluster.node(server)?)?;
+    let output = client(
+        cluster.node(other(server))?,
+        NGINX,
+        &format!("wrk -t 2 -c 20 -d 10s --timeout 30s http://{server}:8080/index.html"),
+    )?
+    .ok()?
+    .says("Requests/sec:")?
+    .says_not("Socket errors")?
+    .says_not("Non-2xx")?;
+    let done = output.stdout.lines().find_map(|line| {
+        let (number, _) = line.trim().split_once(" requests in ")?;
+        number.parse::<u64>().ok()
+    });
+    let done = done.ok_or_else(|| Failure::new(output.describe()))?;
+    check!(done >= 20, "{}", output.describe());
+    until("nginx to have written of all requests", || {
+        Ok(served(cluster, server)? >= already + done)
+    })?;
+    let refusals = Counters::of(cluster.node(server)?)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    println!("     {done} requests");
+    Ok(())
+}
+
+fn nginx_wrk_denied(cluster: &mut Cluster, server: &str) -> TestResult {
+    nothing_by(cluster, server, "wrk -t 1 -c 1 -d 1s")
+}
+
+fn nothing_by(cluster: &Cluster, server: &str, command: &str) -> TestResult {
+    let before = served(cluster, server)?;
     refused(
         cluster,
+        server,
         [REDIS, POSTGRESQL],
-        "ab -q -n 1 http://munster:8080/index.html",
+        &format!("{command} http://{server}:8080/index.html"),
     )?;
-    check_eq!(served(cluster)?, before, "requests that nginx has served");
-    let kept: &Kept = regime::kept(cluster)?;
-    check!(kept.nginx.is_running()?, "nginx has ended");
+    check_eq!(
+        served(cluster, server)?,
+        before,
+        "requests that nginx has served"
+    );
+    running(cluster, server, NGINX)?;
     Ok(())
 }
 
@@ -338,36 +457,36 @@ const START_POSTGRESQL: &str = "as='setpriv --reuid 5432 --regid 5432 --clear-gr
      exec $as postgres -D /tmp/pg -c listen_addresses=0.0.0.0 -c unix_socket_directories= -c fsync=off -c jit=off \
      -c log_connections=on -c shared_buffers=16MB";
 
-fn postgresql_ok(cluster: &mut Cluster) -> TestResult {
-    let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
-    let server = munster.spawn(
+fn postgresql_ok(cluster: &mut Cluster, server: &str) -> TestResult {
+    let (on, from) = (cluster.node(server)?, cluster.node(other(server))?);
+    let process = on.spawn(
         "postgresql",
         &["bash", "-c", &in_zone(POSTGRESQL, START_POSTGRESQL)],
     )?;
-    server.wait_line_for("ready to accept connections", LOAD)?;
-    let before = Counters::of(munster)?;
+    process.wait_line_for("ready to accept connections", LOAD)?;
+    let before = Counters::of(on)?;
     client(
-        colby,
+        from,
         POSTGRESQL,
-        "pgbench -h munster -U postgres -i -q -s 1 postgres",
+        &format!("pgbench -h {server} -U postgres -i -q -s 1 postgres"),
     )?
     .ok()?;
     let output = client(
-        colby,
+        from,
         POSTGRESQL,
-        "pgbench -h munster -U postgres -c 4 -t 50 postgres",
+        &format!("pgbench -h {server} -U postgres -c 4 -t 50 postgres"),
     )?
     .ok()?
     .says("200/200")?
     .says("number of failed transactions: 0")?;
     client(
-        colby,
+        from,
         POSTGRESQL,
-        "psql -h munster -U postgres -Atc 'select count(*) from pgbench_history'",
+        &format!("psql -h {server} -U postgres -Atc 'select count(*) from pgbench_history'"),
     )?
     .ok()?
     .says("200")?;
-    let refusals = Counters::of(munster)?.refusals(&before)?;
+    let refusals = Counters::of(on)?.refusals(&before)?;
     check!(refusals.is_empty(), "refused: {refusals:?}");
     println!(
         "     {}",
@@ -377,29 +496,35 @@ fn postgresql_ok(cluster: &mut Cluster) -> TestResult {
             .filter(|line| line.starts_with("tps"))
             .collect::<String>()
     );
-    if let Some(kept) = cluster
+    let kept = cluster
         .kept
         .as_mut()
-        .and_then(|kept| kept.downcast_mut::<Kept>())
-    {
-        kept.postgresql = Some(server);
+        .and_then(|kept| kept.downcast_mut::<Kept>());
+    if let Some(kept) = kept {
+        kept.servers.push(Server {
+            node: server.into(),
+            zone: POSTGRESQL,
+            process,
+        });
     }
     Ok(())
 }
 
-fn postgresql_denied(cluster: &mut Cluster) -> TestResult {
-    let kept: &Kept = regime::kept(cluster)?;
-    let Some(server) = &kept.postgresql else {
-        return Err(Failure::new("PostgreSQL is not running"));
-    };
+fn postgresql_denied(cluster: &mut Cluster, server: &str) -> TestResult {
+    let process = running(cluster, server, POSTGRESQL)?;
     let taken = |text: String| text.matches("connection received").count();
-    let before = taken(server.output()?);
+    let before = taken(process.output()?);
     refused(
         cluster,
+        server,
         [REDIS, NGINX],
-        "psql -h munster -U postgres -Atc 'select 1'",
+        &format!("psql -h {server} -U postgres -Atc 'select 1'"),
     )?;
-    check_eq!(taken(server.output()?), before, "connections of PostgreSQL");
+    check_eq!(
+        taken(process.output()?),
+        before,
+        "connections of PostgreSQL"
+    );
     Ok(())
 }
 
