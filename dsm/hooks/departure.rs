@@ -6,13 +6,15 @@
 //! policy has no say: labels tell who sends, from the first key on.
 
 use super::socket::{egress, may_leave, told_egress, Way};
-use super::{as_unmapped, carry_out, is_open, note_unmapped, refuse, Question};
+use super::{as_unmapped, carry_out, decide, is_open, note_unmapped, refuse, Question};
 use crate::counters::{self, Event};
-use crate::engine::{header6, Class, Label, Peer, Reason, ScId, Start};
+use crate::engine::{
+    header6, Class, Label, Peer, Policy, Reason, ScId, SocketPermission, Start,
+};
 use crate::state::sockets::{self, Socket};
 use crate::state::{self, nodes, policy, recent, tasks};
 use crate::sys::net::{
-    words_of, words_of6, Departure, Ends, LabelWords, Packet, SockRef, TCP, UDP,
+    words_of, words_of6, Departure, Ends, LabelWords, Packet, SockRef, SockView, TCP, UDP,
 };
 use crate::sys::prf::KernelPrf;
 use crate::sys::ptrmap::Held;
@@ -57,8 +59,12 @@ pub(crate) fn departure(
                 return Departure::Bare;
             }
             match speaker(packet, owner, socket, held) {
+                Some(ScId::MANAGEMENT) => return Departure::Bare,
                 Some(scid) => scid,
-                None => return Departure::Bare,
+                None => match refused(Reason::NoPermission, owner, packet, generation) {
+                    Some(drop) => return drop,
+                    None => owner,
+                },
             }
         }
     };
@@ -110,7 +116,7 @@ pub(crate) fn known_label(
     let socket = sockets::get(sock, held)?;
     socket
         .departed
-        .behind(&datagram_key(socket, task, ends, held))
+        .behind(&datagram_key(socket, task, ends, held)?)
 }
 
 /// The same, if it has been made lately.
@@ -126,18 +132,19 @@ pub(crate) fn recent_label(
     if socket.owner().is_exempt() {
         return None;
     }
-    recent::label(ends.ports, datagram_key(socket, task, ends, held))
+    recent::label(ends.ports, datagram_key(socket, task, ends, held)?)
 }
 
 /// What the label of a process' datagram depends on. It has no two kinds of them.
 #[inline(always)]
-fn datagram_key(socket: &Socket, task: TaskRef<'_>, ends: Ends, held: &Held<'_>) -> [u64; 3] {
-    let scid = if socket.is_lent() {
-        tasks::scid(task, held)
-    } else {
-        socket.owner()
-    };
-    key(socket.era(state::generation()), ends, scid)
+fn datagram_key(
+    socket: &Socket,
+    task: TaskRef<'_>,
+    ends: Ends,
+    held: &Held<'_>,
+) -> Option<[u64; 3]> {
+    let scid = socket.speaker(|| tasks::scid(task, held), |_| false)?;
+    Some(key(socket.era(state::generation()), ends, scid))
 }
 
 /// What a label depends on.
@@ -194,10 +201,12 @@ fn departure6(
 fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>) -> Departure {
     // They are never cloned, so whose they are is known.
     let owner = sockets::owner(sock, held).unwrap_or(ScId::DEFAULT);
-    let scid = match tasks::current(held) {
-        ScId::KERNEL => owner,
-        scid if sockets::is_other_lent(sock, held) => scid,
-        _ => owner,
+    let scid = match sockets::other_speaker(sock, tasks::current(held), held) {
+        Some(scid) => scid,
+        None => match refused(Reason::NoPermission, owner, packet, generation) {
+            Some(drop) => return drop,
+            None => owner,
+        },
     };
     if scid.is_exempt() || owner.is_exempt() {
         return Departure::Bare;
@@ -256,8 +265,8 @@ fn refused(reason: Reason, scid: ScId, packet: &Packet<'_>, generation: u64) -> 
     })
 }
 
-/// Who speaks through a socket: for a stream its owner, for datagrams the process that sends.
-/// `None`: the management, which goes unlabelled.
+/// Who speaks through a socket: for a stream its owner, for datagrams the process that sends. `None` if
+/// nobody knows.
 #[inline(always)]
 fn speaker(
     packet: &Packet<'_>,
@@ -265,15 +274,29 @@ fn speaker(
     socket: Option<&Socket>,
     held: &Held<'_>,
 ) -> Option<ScId> {
-    // A packet that was queued to a filter in user space goes on in the filter's process.
-    if packet.protocol() == TCP || socket.is_some_and(|socket| !socket.is_lent()) {
+    if packet.protocol() == TCP {
         return Some(owner);
     }
-    match tasks::current(held) {
-        ScId::KERNEL => Some(owner),
-        ScId::MANAGEMENT => None,
-        scid => Some(scid),
+    let running = || tasks::current(held);
+    match socket {
+        Some(socket) => socket.speaker(running, |scid| may_lend(scid, owner)),
+        // Older than the hooks: nothing is known of it.
+        None => Some(match running() {
+            ScId::KERNEL => owner,
+            scid => scid,
+        }),
     }
+}
+
+/// Whether a zone may send through another one's sockets, of those that several zones have sent through.
+#[cold]
+fn may_lend(scid: ScId, owner: ScId) -> bool {
+    policy::with(|policy, _| {
+        decide(policy, scid, |policy| {
+            policy.socket(scid, nodes::own(), owner, SocketPermission::Send)
+        })
+        .permit
+    })
 }
 
 /// Whether a segment of a connection goes without its label, if nothing is special about it: its
@@ -370,7 +393,7 @@ fn unlabelled(
 ) -> Departure {
     match (why, socket) {
         (Unlabelled::NoKey, Some(socket))
-            if packet.protocol() == UDP && !is_asked(socket, packet, generation) =>
+            if packet.is_sent() && !is_asked(socket, packet, scid, generation) =>
         {
             overtaken(packet, scid, generation)
         }
@@ -379,23 +402,21 @@ fn unlabelled(
     }
 }
 
-/// Whether a datagram goes where its socket was last let send to, under the policy in force.
+/// Whether a datagram goes where its sender was let send to through its socket, under the policy in force.
 #[inline(always)]
-fn is_asked(socket: &Socket, packet: &Packet<'_>, generation: u64) -> bool {
-    let (era, port) = (socket.era(generation), packet.dport());
-    // As `send` notes it: the era, the port as it stands in a header, and the address.
+fn is_asked(socket: &Socket, packet: &Packet<'_>, scid: ScId, generation: u64) -> bool {
+    let era = socket.era(generation);
+    let to = u64::from(packet.dport().to_be()) << 32 | u64::from(scid.0);
     if packet.is_ipv4() {
-        socket.sent.get().is_some_and(|[asked, to, word]| {
-            let [at, address] = [(to >> 32) as u32, (word >> 32) as u32];
-            let differs = u32::from_be(address) ^ packet.addrs() as u32;
-            asked == era && u16::from_be(at as u16) == port && differs == 0
-        })
+        let word = packet.call_word();
+        let last = socket.sent.get().is_some_and(|[asked, at, call]| {
+            (asked ^ era) | (at ^ to) | ((call ^ word) & !SockView::ROOM) == 0
+        });
+        last || recent::has_sent(socket.id(), [era, to, word])
     } else {
         let [_, _, d0, d1] = packet.addrs6();
-        socket.sent.get().is_some_and(|[asked, to, _, a, b]| {
-            let differs = (a ^ d0) | (b ^ d1);
-            let at = (to >> 32) as u32;
-            asked == era | sockets::V6 && u16::from_be(at as u16) == port && differs == 0
+        socket.sent.get().is_some_and(|[asked, at, _, a, b]| {
+            (asked ^ (era | sockets::V6)) | (at ^ to) | (a ^ d0) | (b ^ d1) == 0
         })
     }
 }
@@ -405,7 +426,12 @@ fn is_asked(socket: &Socket, packet: &Packet<'_>, generation: u64) -> bool {
 /// goes out without a call to send. Or its socket has sent elsewhere meanwhile.
 #[cold]
 fn overtaken(packet: &Packet<'_>, scid: ScId, generation: u64) -> Departure {
-    if scid.is_exempt() || is_open(generation) {
+    // Nothing is remembered of what is tolerated, which was told when it was asked about.
+    let tolerates = |policy: &Policy<'_>| !policy.meta().enforcing();
+    if scid.is_exempt()
+        || is_open(generation)
+        || policy::with(|policy, _| policy.is_some_and(tolerates))
+    {
         return Departure::Bare;
     }
     let flow = packet.asked();

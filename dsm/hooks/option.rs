@@ -49,12 +49,24 @@ pub(crate) fn set(view: &SockView<'_>, level: i32, name: i32) -> Verdict {
         ) => false,
         _ => return Ok(()),
     };
-    let labelled = ptrmap::read(tasks::current).0 > ScId::DEFAULT.0;
-    if labelled || replaces {
+    if is_of_zone() || replaces {
         Err(Refused)
     } else {
         Ok(())
     }
+}
+
+/// The same of a socket for ICMP's questions and answers, which holds no room for labels.
+pub(crate) fn set_bare(level: i32, name: i32) -> Verdict {
+    match (level, name) {
+        (SOL_IP, IP_OPTIONS | IP_RECVOPTS | IP_RETOPTS) if is_of_zone() => Err(Refused),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the process is of an administrator's zone.
+fn is_of_zone() -> bool {
+    ptrmap::read(tasks::current).0 > ScId::DEFAULT.0
 }
 
 /// Whether asking for the option receives data: TCP_ZEROCOPY_RECEIVE.

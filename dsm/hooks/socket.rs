@@ -189,18 +189,18 @@ pub(crate) enum Errors {
     Bare,
 }
 
-/// How may the process read a socket's errors? Those of ICMP's quote what their senders say that the
-/// socket sent, which nobody can check: it is data from whoever writes it. A zone that may make
-/// sockets without labels could as well read the ICMP messages themselves.
-pub(crate) fn errors(quotes: bool, many: bool) -> core::result::Result<Errors, Refused> {
+/// How may the process read the errors of a socket that asks for ICMP's? Those quote what their senders
+/// say that the socket sent, which nobody can check: it is data from whoever writes it. A zone that may make
+/// sockets without labels could as well read the ICMP messages themselves. `more`: the call gets more of them
+/// than can be taken away here.
+pub(crate) fn errors(more: bool) -> core::result::Result<Errors, Refused> {
     let subject = ptrmap::read(tasks::current);
-    if subject.0 <= ScId::DEFAULT.0 || !(quotes || many) || is_open(state::generation()) {
+    if subject.0 <= ScId::DEFAULT.0 || is_open(state::generation()) {
         return Ok(Errors::Whole);
     }
     let permission = SocketPermission::CreateUnmediated;
     policy::with(|policy, _| {
-        if many {
-            // Of those behind the first nothing can be taken away.
+        if more {
             access(policy, subject, subject, permission, "socket_recvmsg", None)?;
             return Ok(Errors::Whole);
         }
@@ -215,7 +215,7 @@ pub(crate) fn errors(quotes: bool, many: bool) -> core::result::Result<Errors, R
     })
 }
 
-/// The process is about to send through a socket that is neither TCP nor UDP, nor AF_UNIX.
+/// The process was let send, and is about to, through a socket that is neither TCP nor UDP, nor AF_UNIX.
 pub(crate) fn sends_other(sock: SockRef<'_>) {
     ptrmap::read(|held| sockets::other_sends_for(sock, tasks::current(held), held));
 }
@@ -677,9 +677,6 @@ pub(crate) fn send(view: &SockView<'_>) -> Verdict {
     }
     adopt(view);
     with_call(view, "socket_sendmsg", |call| {
-        if let Some(socket) = call.socket {
-            socket.sends_for(call.subject);
-        }
         let era = call.socket.map(|socket| socket.era(call.generation));
         // An accepted connection was let in by its peer's permission, not by ours.
         let passive = view.protocol() == TCP
@@ -687,6 +684,9 @@ pub(crate) fn send(view: &SockView<'_>) -> Verdict {
                 .socket
                 .is_some_and(|socket| socket.role() == Role::Passive);
         let grant = call.ask(SocketPermission::Send, view.local_port(), !passive)?;
+        if let Some(socket) = call.socket {
+            socket.sends_for(call.subject);
+        }
         if let (Some(socket), Some(era), Grant::ByRight) = (call.socket, era, grant) {
             if view.is_stream() && !view.opening() {
                 let words = receive_words(era, call.subject, view.local_port().into());

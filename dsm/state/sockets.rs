@@ -34,8 +34,7 @@ pub(crate) struct Socket {
     id: u64,
     owner: AtomicU32,
     role: AtomicU32,
-    // Whether a process of another zone than its owner's has ever sent through it.
-    lent: AtomicBool,
+    lent: Lent,
     // The label that the flow's peer has shown: ScID << 32 | SnID; 0 before the first.
     peer: AtomicU64,
     // Rises with each flow that it has had.
@@ -107,8 +106,64 @@ static OTHERS: PtrMap<Other, { 1 << 12 }> = PtrMap::new();
 /// The state beside one of them.
 struct Other {
     owner: ScId,
-    // As a socket's.
-    lent: AtomicBool,
+    lent: Lent,
+}
+
+/// Which other zones than its owner's have ever been let send through a socket.
+struct Lent(AtomicU32);
+
+impl Lent {
+    /// None. The kernel borrows nothing.
+    const NONE: u32 = ScId::KERNEL.0;
+    /// More than one.
+    const MANY: u32 = u32::MAX;
+
+    const fn new() -> Self {
+        Self(AtomicU32::new(Self::NONE))
+    }
+
+    /// A process of a zone was let send through the socket, and is about to.
+    #[inline(always)]
+    fn note(&self, owner: ScId, subject: ScId) {
+        if subject != owner && self.0.load(Ordering::Relaxed) != subject.0 {
+            self.add(subject);
+        }
+    }
+
+    #[cold]
+    fn add(&self, subject: ScId) {
+        let alone = self.0.compare_exchange(
+            Self::NONE,
+            subject.0,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if alone.is_err_and(|other| other != subject.0) {
+            self.0.store(Self::MANY, Ordering::Relaxed);
+        }
+    }
+
+    /// Who speaks through the socket, where this zone's process runs: its owner, as long as no other one
+    /// may. `None`: neither, nor one of those. A packet that was queued to a filter in user space goes on
+    /// in the filter's process, and nobody knows whose it is then. `may`: whether one of many may send.
+    #[inline(always)]
+    fn speaker(
+        &self,
+        owner: ScId,
+        running: impl FnOnce() -> ScId,
+        may: impl FnOnce(ScId) -> bool,
+    ) -> Option<ScId> {
+        let lent = self.0.load(Ordering::Relaxed);
+        if lent == Self::NONE {
+            return Some(owner);
+        }
+        match running() {
+            ScId::KERNEL => Some(owner),
+            scid if scid == owner || scid.0 == lent => Some(scid),
+            scid if lent == Self::MANY && may(scid) => Some(scid),
+            _ => None,
+        }
+    }
 }
 
 /// The last socket's number.
@@ -206,24 +261,26 @@ pub(crate) fn own(sock: SockRef<'_>, owner: ScId, context: Context) -> Result {
     room(owner)?;
     OTHERS.insert(sock.key(), context, || Other {
         owner,
-        lent: AtomicBool::new(false),
+        lent: Lent::new(),
     })
 }
 
-/// A process of a zone is about to send through a socket that is neither TCP nor UDP.
+/// A process of a zone was let send through a socket that is neither TCP nor UDP, and is about to.
 pub(crate) fn other_sends_for(sock: SockRef<'_>, subject: ScId, held: &Held<'_>) {
     if let Some(other) = OTHERS.get(sock.key(), held) {
-        if subject != other.owner && !other.lent.load(Ordering::Relaxed) {
-            other.lent.store(true, Ordering::Relaxed);
-        }
+        other.lent.note(other.owner, subject);
     }
 }
 
-/// Whether others than its owner may have sent through a socket that is neither TCP nor UDP.
-pub(crate) fn is_other_lent(sock: SockRef<'_>, held: &Held<'_>) -> bool {
-    OTHERS
-        .get(sock.key(), held)
-        .is_none_or(|other| other.lent.load(Ordering::Relaxed))
+/// Who speaks through a socket that is neither TCP nor UDP, where a process of `running` runs; `None` if
+/// nobody knows.
+pub(crate) fn other_speaker(sock: SockRef<'_>, running: ScId, held: &Held<'_>) -> Option<ScId> {
+    match OTHERS.get(sock.key(), held) {
+        Some(other) => other.lent.speaker(other.owner, || running, |_| true),
+        // The default zone's, of which nothing is kept.
+        None if running == ScId::KERNEL => Some(ScId::DEFAULT),
+        None => Some(running),
+    }
 }
 
 /// Whose a socket is, of whatever kind; `None` if that could not be kept.
@@ -300,7 +357,7 @@ impl Socket {
             id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             owner: AtomicU32::new(owner.0),
             role: AtomicU32::new(Role::Unknown as u32),
-            lent: AtomicBool::new(false),
+            lent: Lent::new(),
             peer: AtomicU64::new(0),
             era: AtomicU64::new(0),
             stream: AtomicU32::new(0),
@@ -335,18 +392,20 @@ impl Socket {
         self.owner.store(owner.0, Ordering::Relaxed);
     }
 
-    /// A process of a zone is about to send through it.
+    /// A process of a zone was let send through it, and is about to.
     pub(crate) fn sends_for(&self, subject: ScId) {
-        if subject != self.owner() && !self.is_lent() {
-            self.lent.store(true, Ordering::Relaxed);
-        }
+        self.lent.note(self.owner(), subject);
     }
 
-    /// Whether others than its owner send through it. If not, whatever it sends is the owner's,
-    /// whoever runs when it leaves.
+    /// Who speaks through it, for datagrams, where a process of a zone runs; `None` if nobody knows.
+    /// `may`: whether one of many zones that it was lent to may still send.
     #[inline(always)]
-    pub(crate) fn is_lent(&self) -> bool {
-        self.lent.load(Ordering::Relaxed)
+    pub(crate) fn speaker(
+        &self,
+        running: impl FnOnce() -> ScId,
+        may: impl FnOnce(ScId) -> bool,
+    ) -> Option<ScId> {
+        self.lent.speaker(self.owner(), running, may)
     }
 
     /// Which side it is.
@@ -373,10 +432,11 @@ impl Socket {
             // Sent again.
             return;
         }
-        // A call to connect may overtake the end of the connection before, behind the back of `begin`.
+        // A call to connect may overtake the end of the connection before, behind the back of `begin`. What
+        // another processor still learns of that one, it learns before the era has changed.
+        self.start(ours, handshake);
         self.role.store(Role::Active as u32, Ordering::Relaxed);
         self.peer.store(0, Ordering::Relaxed);
-        self.start(ours, handshake);
     }
 
     /// A flow begins, with this sequence number of ours.
@@ -473,8 +533,11 @@ impl Socket {
     /// The same on the way out: what is not known yet of the peer is asked for.
     pub(crate) fn starts_or(&self, ask: impl FnOnce() -> Option<u32>) -> Option<[u32; 2]> {
         if self.stream.load(Ordering::Relaxed) & (stream::OURS | stream::THEIRS) == stream::OURS {
-            self.learn_start(ask()?, stream::THEIRS);
+            if let Some(theirs) = ask() {
+                self.learn_start(theirs, stream::THEIRS);
+            }
         }
+        // Else by what the peer's label has said: TCP forgets when it closes.
         self.starts()
     }
 
@@ -508,33 +571,39 @@ impl Socket {
     /// itself for the whole flow by it, and had not before.
     pub(crate) fn heard(&self, proof: Proof, syn: bool, handshake: bool) -> bool {
         use stream::{BARE, EACH, LENIENT, WHOLE, YOUNG};
-        let before = self.stream.load(Ordering::Relaxed);
-        let mut known = before;
-        match proof {
-            Proof::First => {}
-            Proof::Stream => {
-                known = known & !EACH | WHOLE | LENIENT;
-                // It knows where ours start: it has our SYN's answer, and so our label.
-                if !syn && known & YOUNG != 0 && self.role() == Role::Passive {
-                    known |= BARE;
+        // Another processor may learn the same. If it fails again, the next packet with a label tells it.
+        for _ in 0..2 {
+            let before = self.stream.load(Ordering::Relaxed);
+            let mut known = before;
+            match proof {
+                Proof::First => {}
+                Proof::Stream => {
+                    known = known & !EACH | WHOLE | LENIENT;
+                    // It knows where ours start: it has our SYN's answer, and so our label.
+                    if !syn && known & YOUNG != 0 && self.role() == Role::Passive {
+                        known |= BARE;
+                    }
                 }
+                Proof::Packet => known = known & !BARE | EACH,
+                // It has ours, or it would not dare to.
+                Proof::None if !syn && known & (WHOLE | YOUNG) == WHOLE | YOUNG => known |= BARE,
+                Proof::None => {}
             }
-            Proof::Packet => known = known & !BARE | EACH,
-            // It has ours, or it would not dare to.
-            Proof::None if !syn && known & (WHOLE | YOUNG) == WHOLE | YOUNG => known |= BARE,
-            Proof::None => {}
+            if !handshake && proof != Proof::None {
+                known &= !(BARE | LENIENT);
+            }
+            if known == before {
+                return false;
+            }
+            if self
+                .stream
+                .compare_exchange(before, known, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+            {
+                return known & !before & WHOLE != 0;
+            }
         }
-        if !handshake && proof != Proof::None {
-            known &= !(BARE | LENIENT);
-        }
-        if known == before {
-            return false;
-        }
-        // If it fails, the next packet tells the same.
-        self.stream
-            .compare_exchange(before, known, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-            && known & !before & WHOLE != 0
+        false
     }
 
     /// What was learned of a flow that was over by then.

@@ -101,11 +101,12 @@ unsafe fn on_other_message(sock: *const bindings::socket) -> c_int {
     match unsafe { (net::sock_of(sock), net::unix_peer(sock)) } {
         (Some(own), Some(peer)) => errno(unix::go_on(own, peer.sock(), HOOK), EACCES),
         (own, _) => {
-            if let Some(own) = own {
+            // SAFETY: by the caller's promise.
+            let answer = unsafe { on_other(sock, HOOK) };
+            if let (Some(own), 0) = (own, answer) {
                 socket::sends_other(own);
             }
-            // SAFETY: by the caller's promise.
-            unsafe { on_other(sock, HOOK) }
+            answer
         }
     }
 }
@@ -480,6 +481,10 @@ entries! {
         level: c_int,
         optname: c_int,
     ) -> c_int {
+        // SAFETY: the hook's argument.
+        if unsafe { net::is_ping(sock) } {
+            return errno(option::set_bare(level, optname), EPERM);
+        }
         // SAFETY: the hook's arguments.
         unsafe {
             on_socket(sock, NOWHERE, EPERM, |view| {
@@ -809,8 +814,8 @@ entries! {
         unsafe { on_receive(sock, "socket_recvmsg") }
     }
 
-    fn dsm_on_errors(quotes: bool, many: bool) -> c_int {
-        match socket::errors(quotes, many) {
+    fn dsm_on_errors(more: bool) -> c_int {
+        match socket::errors(more) {
             Ok(Errors::Whole) => bindings::DSM_ERRORS_WHOLE as c_int,
             Ok(Errors::Bare) => bindings::DSM_ERRORS_BARE as c_int,
             Err(_) => EACCES.to_errno(),

@@ -97,15 +97,15 @@ static __always_inline bool receives(const struct socket *sock)
 /*
  * What is read of a socket's errors. One of ICMP's quotes whatever its sender wrote. Who may not have that gets
  * the error without what is quoted: the call then has room for nothing. Of the messages that one call asks for
- * only the first passes here.
+ * only the first passes here, and time stamps may bring more along.
  */
 static noinline int reads_errors(struct socket *sock, struct msghdr *msg)
 {
 	int verdict = receives(sock) ? 0 : dsm_on_recvmsg(sock);
 
-	if (verdict || !sock->sk || !dsm_is_inet(sock->sk))
+	if (verdict || !sock->sk || !dsm_is_inet(sock->sk) || !dsm_sock_quotes(sock->sk))
 		return verdict;
-	verdict = dsm_on_errors(dsm_sock_quotes(sock->sk), dsm_receives_many());
+	verdict = dsm_on_errors(dsm_receives_many() || dsm_sock_stamps(sock->sk));
 	if (verdict != DSM_ERRORS_BARE)
 		return verdict;
 	iov_iter_truncate(&msg->msg_iter, 0);

@@ -97,6 +97,21 @@ bool dsm_sock_quotes(const struct sock *sk)
 	return inet_test_bit(RECVERR, sk) || inet_test_bit(RECVERR6, sk);
 }
 
+/*
+ * Whether it tells when packets came and left. Beside that, the kernel may take an error's text for figures of
+ * a connection (SCM_TIMESTAMPING_OPT_STATS): what tells the two apart is not set in those of ICMP's.
+ */
+bool dsm_sock_stamps(const struct sock *sk)
+{
+	return READ_ONCE(sk->sk_tsflags) & (SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_RAW_HARDWARE);
+}
+
+/* Whether a process' socket is one for ICMP's questions and answers. */
+bool dsm_sock_pings(const struct socket *socket)
+{
+	return socket->sk && ping(socket->sk);
+}
+
 /* To many: the kernel's own view of the address, or of the route that the packet took. */
 static bool to_group(const struct sk_buff *skb, __be32 daddr)
 {
@@ -792,7 +807,7 @@ static noinline unsigned int departs(struct sk_buff *skb, const struct nf_hook_s
 	packet.routed = packet.options_len && source_routed(packet.options, packet.options_len);
 	reserved = is_placeholder(packet.options, packet.options_len);
 
-	packet.skb = skb;
+	packet.skb = !ours && iph->protocol == IPPROTO_UDP && dsm_is_sent(sk, skb, packet.ports) ? skb : NULL;
 	switch (dsm_departure(sk, &packet, label)) {
 	case DSM_OUT_LABEL:
 		if (!reserved) {
@@ -851,6 +866,21 @@ static noinline unsigned int datagram_departs(struct sk_buff *skb, const struct 
 	move(skb, iph);
 	stamp(skb, iph, label);
 	return NF_ACCEPT;
+}
+
+/*
+ * Whether a UDP packet is what its socket's sender made. What a tunnel makes of another packet has that one's
+ * socket, and was asked about as that one was.
+ */
+bool dsm_is_sent(const struct sock *sk, const struct sk_buff *skb, u32 ports)
+{
+	if (!sk || !sk_fullsock(sk) || !dsm_is_udp(sk) || READ_ONCE(inet_sk(sk)->inet_num) != ports >> 16)
+		return false;
+#if IS_ENABLED(CONFIG_IPV6)
+	if (skb->protocol == htons(ETH_P_IPV6))
+		return !(IP6CB(skb)->flags & IP6SKB_XFRM_TRANSFORMED);
+#endif
+	return !(IPCB(skb)->flags & IPSKB_XFRM_TRANSFORMED);
 }
 
 /* Whether a packet on its way out goes to many. */

@@ -52,7 +52,7 @@ struct dsm_packet {
 	 */
 	u16 options_len;
 	const u8 *options;
-	const struct sk_buff *skb;	/* on the way out: itself */
+	const struct sk_buff *skb;	/* on the way out: itself, if it is a datagram as it was sent */
 };
 
 /* What becomes of a packet on its way out. */
@@ -122,6 +122,8 @@ const struct sock *dsm_sock(const struct socket *socket);
 struct socket *dsm_file_socket(struct file *file);
 bool dsm_sock_unmediated(const struct socket *socket);
 bool dsm_sock_quotes(const struct sock *sk);
+bool dsm_sock_stamps(const struct sock *sk);
+bool dsm_sock_pings(const struct socket *socket);
 void dsm_sock_source6(const struct sock *sk, u8 *address);
 int dsm_reserve(const struct sock *sk, u32 family);
 int dsm_reserve_locked(struct sock *sk);
@@ -179,7 +181,7 @@ bool dsm_recent_label(const struct sock *sk, const struct task_struct *task, u64
 /* In entry.rs: the hooks of known.c in full. */
 int dsm_on_sendmsg(struct socket *sock, struct msghdr *msg, int size);
 int dsm_on_recvmsg(const struct socket *sock);
-int dsm_on_errors(bool quotes, bool many);
+int dsm_on_errors(bool more);
 int dsm_on_file_read(const struct socket *sock);
 int dsm_on_device(void);
 int dsm_on_arrival(struct sock *sk, struct sk_buff *skb);

@@ -173,6 +173,16 @@ pub(super) unsafe fn is_unmediated(socket: *const bindings::socket) -> bool {
     unsafe { bindings::dsm_sock_unmediated(socket) }
 }
 
+/// Whether it is one for ICMP's questions and answers.
+///
+/// # Safety
+///
+/// As [`is_unmediated`].
+pub(super) unsafe fn is_ping(socket: *const bindings::socket) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe { bindings::dsm_sock_pings(socket) }
+}
+
 /// A reference on a socket.
 pub(crate) struct HeldSock(*mut bindings::sock);
 
@@ -642,6 +652,19 @@ impl<'a> Packet<'a> {
             sport: (self.raw.ports >> 16) as u16,
             dport: self.raw.ports as u16,
         }
+    }
+
+    /// Whether it is, on its way out, a datagram as its socket's sender made it, and not what a tunnel makes
+    /// of another packet.
+    pub(crate) fn is_sent(&self) -> bool {
+        !self.raw.skb.is_null()
+    }
+
+    /// What a call to send it over IPv4 is remembered by, as [`SockView::word`].
+    pub(crate) fn call_word(&self) -> u64 {
+        let address = (self.raw.addrs as u32).to_be();
+        let port = u64::from((self.raw.ports >> 16) as u16);
+        u64::from(address) << 32 | port << 16 | u64::from(bindings::DSM_DEST_IPV4) << 3
     }
 
     /// Whether it, on its way out, goes to many.

@@ -37,6 +37,8 @@ const TESTS: &[Test] = tests! {
     "address-of-no-family-with-permission-ok" => |c| no_family(c, true),
     "ip-options-of-a-zone-denied" => ip_options_denied,
     "ip-options-of-default-ok" => ip_options_of_default,
+    "ip-options-of-a-ping-socket-of-a-zone-denied" => |c| ping_options(c, "10"),
+    "ip-options-of-a-ping-socket-of-default-ok" => |c| ping_options(c, "2"),
     "mptcp-between-zones-denied" => |c| mptcp_denied(c, PLAIN),
     "mptcp-within-a-zone-labelled-ok" => |c| mptcp_allowed(c, PLAIN),
     "mptcp-over-ipv6-between-zones-denied" => |c| mptcp_denied(c, PLAIN6),
@@ -77,9 +79,12 @@ const TESTS: &[Test] = tests! {
     "what-an-icmp-error-quotes-denied" => |c| quoted(c, "10", &[], false),
     "what-an-icmp-error-quotes-of-default-ok" => |c| quoted(c, "2", &[], true),
     "what-an-icmp-error-quotes-by-permission-ok" => |c| quoted(c, "10", &[&socket_rule("10", "10", "create_unmediated")], true),
-    "many-errors-in-one-call-denied" => |c| many_errors(c, "10", &[], false),
-    "many-errors-in-one-call-of-default-ok" => |c| many_errors(c, "2", &[], true),
-    "many-errors-in-one-call-by-permission-ok" => |c| many_errors(c, "10", &[&socket_rule("10", "10", "create_unmediated")], true),
+    "many-errors-in-one-call-denied" => |c| more_errors(c, MANY, "10", &[], false),
+    "many-errors-in-one-call-of-default-ok" => |c| more_errors(c, MANY, "2", &[], true),
+    "many-errors-in-one-call-by-permission-ok" => |c| more_errors(c, MANY, "10", &[&socket_rule("10", "10", "create_unmediated")], true),
+    "errors-beside-time-stamps-denied" => |c| more_errors(c, STAMPED, "10", &[], false),
+    "errors-beside-time-stamps-of-default-ok" => |c| more_errors(c, STAMPED, "2", &[], true),
+    "errors-beside-time-stamps-by-permission-ok" => |c| more_errors(c, STAMPED, "10", &[&socket_rule("10", "10", "create_unmediated")], true),
     "time-stamps-and-completions-of-a-zone-ok" => own_errors,
     "to-no-address-to-another-zone-denied" => |c| to_no_address(c, "20"),
     "to-no-address-within-a-zone-ok" => |c| to_no_address(c, "10"),
@@ -163,6 +168,21 @@ fn ip_options_denied(cluster: &mut Cluster) -> TestResult {
 }
 
 /// The default zone may say them, and what it sends is labelled all the same.
+/// A socket for ICMP's questions: set IP options, and be shown those of what comes.
+fn ping_options(cluster: &mut Cluster, zone: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, _) = nodes(cluster)?;
+    for option in ["0,4,65793", "0,6,1", "0,7,1"] {
+        let output = run(munster, zone, &format!("socket,p,2,2,1 option,p,{option}"))?;
+        if zone == "10" {
+            fails(output, "option", EPERM)?;
+        } else {
+            output.ok()?;
+        }
+    }
+    Ok(())
+}
+
 fn ip_options_of_default(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &policy(&[]))?;
     let (munster, colby) = nodes(cluster)?;
@@ -904,7 +924,18 @@ fn quoted(cluster: &mut Cluster, zone: &str, rules: &[&str], whole: bool) -> Tes
 }
 
 /// Of the messages that one call reads the security hooks see the first one only.
-fn many_errors(cluster: &mut Cluster, zone: &str, rules: &[&str], allowed: bool) -> TestResult {
+const MANY: [&str; 2] = ["errorsmany", ""];
+/// Beside time stamps the kernel may tell what an error quotes as figures of a connection.
+const STAMPED: [&str; 2] = ["errors", "option,u,1,37,18"];
+
+/// Reads the errors of a datagram to where nobody listens.
+fn more_errors(
+    cluster: &mut Cluster,
+    [read, options]: [&str; 2],
+    zone: &str,
+    rules: &[&str],
+    allowed: bool,
+) -> TestResult {
     enforce(cluster, &policy(rules))?;
     let (munster, _) = nodes(cluster)?;
     let mark = munster.kernel_mark();
@@ -912,18 +943,15 @@ fn many_errors(cluster: &mut Cluster, zone: &str, rules: &[&str], allowed: bool)
         munster,
         zone,
         &format!(
-            "socket,u,2,2,0 option,u,1,37,18 connect,u,127.0.0.1:{} send,u,stamp errorsmany,u",
+            "socket,u,2,2,0 option,u,0,11,1 {options} connect,u,127.0.0.1:{} send,u,message {read},u",
             port(zone)
         ),
     )?;
     if allowed {
-        output
-            .ok()?
-            .says("errorsmany ok origin=4 errno=42")?
-            .says("stamp")?;
+        output.ok()?.says(&format!("{read} ok origin="))?;
         return Ok(());
     }
-    fails(output, "errorsmany", EACCES)?;
+    fails(output, read, EACCES)?;
     Denial::wait(munster, mark, "denied sscid=10")?.says("perm", "create_unmediated")?;
     Ok(())
 }
@@ -941,6 +969,14 @@ fn own_errors(cluster: &mut Cluster) -> TestResult {
     )?
     .ok()?
     .says("errors ok origin=4 errno=42")?
+    .says("stamp")?;
+    run(
+        munster,
+        "10",
+        &format!("socket,u,2,2,0 option,u,1,37,18 connect,u,{at} send,u,stamp errorsmany,u"),
+    )?
+    .ok()?
+    .says("errorsmany ok origin=4 errno=42")?
     .says("stamp")?;
     run(
         munster,
