@@ -208,7 +208,7 @@ fn raw(sock: SockRef<'_>, packet: &Packet<'_>, generation: u64, held: &Held<'_>)
             None => owner,
         },
     };
-    if scid.is_exempt() || owner.is_exempt() {
+    if scid.is_exempt() {
         return Departure::Bare;
     }
     if scid != ScId::DEFAULT && !is_open(generation) {
@@ -274,12 +274,13 @@ fn speaker(
     socket: Option<&Socket>,
     held: &Held<'_>,
 ) -> Option<ScId> {
-    if packet.protocol() == TCP {
+    // What a tunnel makes of a packet goes in the name of who sent that.
+    if !packet.is_sent() {
         return Some(owner);
     }
     let running = || tasks::current(held);
     match socket {
-        Some(socket) => socket.speaker(running, |scid| may_lend(scid, owner)),
+        Some(socket) => socket.speaker(running, |scid| may_lend(scid, socket, packet)),
         // Older than the hooks: nothing is known of it.
         None => Some(match running() {
             ScId::KERNEL => owner,
@@ -288,12 +289,15 @@ fn speaker(
     }
 }
 
-/// Whether a zone may send through another one's sockets, of those that several zones have sent through.
+/// Whether a zone may send through a socket of another one, of those that several zones have sent through:
+/// what the call to send was asked.
 #[cold]
-fn may_lend(scid: ScId, owner: ScId) -> bool {
+fn may_lend(scid: ScId, socket: &Socket, packet: &Packet<'_>) -> bool {
+    let port = (packet.ports() >> 16) as u16;
     policy::with(|policy, _| {
+        let target = socket.scid(policy, state::generation(), UDP, port);
         decide(policy, scid, |policy| {
-            policy.socket(scid, nodes::own(), owner, SocketPermission::Send)
+            policy.socket(scid, nodes::own(), target, SocketPermission::Send)
         })
         .permit
     })

@@ -125,7 +125,8 @@ impl Lent {
     /// A process of a zone was let send through the socket, and is about to.
     #[inline(always)]
     fn note(&self, owner: ScId, subject: ScId) {
-        if subject != owner && self.0.load(Ordering::Relaxed) != subject.0 {
+        // A kernel thread sends for the owner.
+        if subject != owner && subject != ScId::KERNEL && self.0.load(Ordering::Relaxed) != subject.0 {
             self.add(subject);
         }
     }

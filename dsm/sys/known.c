@@ -125,7 +125,8 @@ int dsm_hook_file_permission(struct file *file, int mask)
 	const umode_t mode = file_inode(file)->i_mode;
 	const struct socket *sock;
 
-	if (S_ISCHR(mode) && unlikely(dsm_is_past_sockets(file)))
+	/* A device's file that the driver makes itself has no type (anon_inode_getfile). */
+	if ((S_ISCHR(mode) || !(mode & S_IFMT)) && unlikely(dsm_is_past_sockets(file)))
 		return dsm_on_device();
 	if (!(mask & MAY_READ) || !S_ISSOCK(mode))
 		return 0;

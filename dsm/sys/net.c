@@ -807,7 +807,7 @@ static noinline unsigned int departs(struct sk_buff *skb, const struct nf_hook_s
 	packet.routed = packet.options_len && source_routed(packet.options, packet.options_len);
 	reserved = is_placeholder(packet.options, packet.options_len);
 
-	packet.skb = !ours && iph->protocol == IPPROTO_UDP && dsm_is_sent(sk, skb, packet.ports) ? skb : NULL;
+	packet.skb = !ours && iph->protocol == IPPROTO_UDP && dsm_is_sent(sk, skb) ? skb : NULL;
 	switch (dsm_departure(sk, &packet, label)) {
 	case DSM_OUT_LABEL:
 		if (!reserved) {
@@ -872,9 +872,9 @@ static noinline unsigned int datagram_departs(struct sk_buff *skb, const struct 
  * Whether a UDP packet is what its socket's sender made. What a tunnel makes of another packet has that one's
  * socket, and was asked about as that one was.
  */
-bool dsm_is_sent(const struct sock *sk, const struct sk_buff *skb, u32 ports)
+bool dsm_is_sent(const struct sock *sk, const struct sk_buff *skb)
 {
-	if (!sk || !sk_fullsock(sk) || !dsm_is_udp(sk) || READ_ONCE(inet_sk(sk)->inet_num) != ports >> 16)
+	if (!sk || !sk_fullsock(sk) || !dsm_is_udp(sk))
 		return false;
 #if IS_ENABLED(CONFIG_IPV6)
 	if (skb->protocol == htons(ETH_P_IPV6))

@@ -301,7 +301,7 @@ unsigned int dsm_on_local_out6(void *priv, struct sk_buff *skb,
 	packet.addrs = 0;
 	packet.ports = be16_to_cpu(ports[0]) << 16 | be16_to_cpu(ports[1]);
 	packet.protocol = protocol;
-	packet.skb = protocol == IPPROTO_UDP && dsm_is_sent(sk, skb, packet.ports) ? skb : NULL;
+	packet.skb = protocol == IPPROTO_UDP && dsm_is_sent(sk, skb) ? skb : NULL;
 	packet.tcp_flags = 0;
 	if (protocol == IPPROTO_TCP)
 		dsm_segment_out(state, skb, (const struct tcphdr *)ports, sk, &packet);

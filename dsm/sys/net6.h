@@ -42,7 +42,7 @@ static inline unsigned int dsm_refusal(u8 protocol)
 }
 
 /* An address as two numbers in host order. */
-bool dsm_is_sent(const struct sock *sk, const struct sk_buff *skb, u32 ports);	/* net.c */
+bool dsm_is_sent(const struct sock *sk, const struct sk_buff *skb);	/* net.c */
 
 static inline void dsm_words6(const struct in6_addr *address, u64 *words)
 {

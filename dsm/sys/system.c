@@ -266,6 +266,10 @@ static u32 part_of_device(const struct inode *inode)
  */
 static const char *const past_sockets[] = {
 	"tap", "vhost_vdpa", "vduse", "vfio", "uio",
+	/* Asked about when they are opened or attached, too; but they are handed over as any file is. */
+	"tun", "vhost_net", "vhost_vsock", "ppp_generic", "ib_uverbs", "ib_umad", "rdma_ucm",
+	/* The kernel connects to where it is told. */
+	"nvme_fabrics",
 };
 
 /* Whether the file is one of theirs, that they have opened. A driver that is built in goes unknown. */

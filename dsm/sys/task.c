@@ -180,16 +180,25 @@ bool dsm_watched(const struct task_struct *task)
  */
 bool dsm_shares_memory(const struct task_struct *task)
 {
-	const struct task_struct *leader, *thread;
+	struct task_struct *leader, *thread;
 	const struct mm_struct *mm = NULL;
 	bool shares = false;
+	int users = 0;
 
 	rcu_read_lock();
-	/* Threads that have ended have none. */
-	for_each_thread(task, thread)
-		mm = mm ?: READ_ONCE(thread->mm);
+	for_each_thread(task, thread) {
+		/* Threads that have ended have none; it is held as long as this one's is not taken away. */
+		task_lock(thread);
+		if (thread->mm) {
+			mm = thread->mm;
+			users = atomic_read(&thread->mm->mm_users);
+		}
+		task_unlock(thread);
+		if (mm)
+			break;
+	}
 	/* Threads of the process are users, too; who only looks at it for a moment may be. */
-	if (mm && atomic_read(&mm->mm_users) > 1)
+	if (users > 1)
 		for_each_process_thread(leader, thread)
 			if (READ_ONCE(thread->mm) == mm && !(thread->flags & PF_KTHREAD) &&
 			    thread->signal != task->signal) {

@@ -133,6 +133,8 @@ const TESTS: &[Test] = tests! {
     "cgroup-of-a-user-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["given"], REFUSED),
     "cgroup-of-a-user-by-himself-ok" => |c| all(c, &[USER], &["given"], &["done"]),
     "tunnel-device-without-permission-denied" => |c| all(c, &[ROOT, USER], &["tun", "own-ns-tun"], REFUSED),
+    "tunnel-device-handed-over-denied" => |c| tunnel_handed_over(c, 10, "Permission denied"),
+    "tunnel-device-handed-over-by-permission-ok" => |c| tunnel_handed_over(c, 30, "File descriptor in bad state"),
     "tunnel-device-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], &["tun", "own-ns-tun"], &["done"]),
     "adapter-of-remote-memory-without-permission-denied" => |c| all(c, &[ROOT, USER], &["adapter"], &["EACCES"]),
     "adapter-of-remote-memory-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT, TRUSTED_USER], &["adapter"], &["errno-6"]),
@@ -570,6 +572,19 @@ fn drawn_allowed(cluster: &mut Cluster) -> TestResult {
     drawn(cluster, &places, DRAWN, "done")?;
     // A tap has nothing to map.
     drawn(cluster, &places, &["tap-map"], "errno-19")
+}
+
+/// Reads from a tunnel device that the default zone has opened. It is attached to nothing, which the driver says.
+fn tunnel_handed_over(cluster: &mut Cluster, zone: u32, said: &str) -> TestResult {
+    let node = cluster.node("munster")?;
+    let script = format!(
+        "modprobe tun && exec 9<>/dev/net/tun && {}",
+        in_zone(zone, "exec cat <&9")
+    );
+    node.run(&["bash", "-c", &script])?
+        .exits_with(1)?
+        .says(said)?;
+    Ok(())
 }
 
 /// Has the kernel make a tap over a device of the node's network.
