@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::fault::{Failure, Fault};
-use crate::node::{Node, Output, PATIENCE};
+use crate::node::{Node, Output, PATIENCE, Process};
 use crate::signer::{Signer, cluster_uuid, install, set_anchor};
 use crate::{check, check_eq};
 
@@ -107,6 +107,31 @@ pub fn delivered(node: &Node) -> Result<usize, Failure> {
     let output = node
         .sh("awk '$1 == \"Ip:\" && $10 ~ /^[0-9]/ {print $10}' /proc/net/snmp")?
         .ok()?;
+    let number = output.stdout.trim().parse();
+    number.map_err(|_| Failure::new(output.describe()))
+}
+
+/// The numbers that a program has told, one a line.
+pub fn numbers(process: &Process) -> Result<Vec<u64>, Failure> {
+    let output = process.output()?;
+    // The last line may not be whole yet.
+    let whole = output.rfind('\n').map_or("", |end| &output[..end]);
+    Ok(whole.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// The last one.
+pub fn last_number(process: &Process) -> Result<u64, Failure> {
+    let last = numbers(process)?.last().copied();
+    last.ok_or_else(|| Failure::new("no number was told"))
+}
+
+/// A number of `TcpExt` that a node's kernel has counted.
+pub fn tcp_ext(node: &Node, name: &str) -> Result<u64, Failure> {
+    let script = format!(
+        "awk '/^TcpExt:/ {{ if (!n) {{ for (i = 1; i <= NF; i++) if ($i == \"{name}\") n = i }} \
+         else print $n }}' /proc/net/netstat"
+    );
+    let output = node.sh(&script)?.ok()?;
     let number = output.stdout.trim().parse();
     number.map_err(|_| Failure::new(output.describe()))
 }

@@ -1,7 +1,7 @@
 //! Proves that what a change forbids ends with it: established TCP connections that a new policy, an expelled
 //! node or a changed ScID forbids are aborted before the command is answered, at each end by its own
-//! kernel, and their allowed twins lose nothing. Also what becomes of refused packets and of attempts to
-//! unload the module, as the policy says. No servers.
+//! kernel, and their allowed twins lose nothing; no datagram arrives that is sent later. Also what becomes of
+//! refused packets and of attempts to unload the module, as the policy says. No servers.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::enrol::{enrol, load, members, requests, unload, ynl};
 use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
 use crate::pcap::Frame;
-use crate::regime::{self, Counters, Regime, document, network, until};
+use crate::regime::{self, Counters, Regime, document, last_number, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
 
@@ -41,6 +41,10 @@ const TESTS: &[Test] = tests! {
     "ipv6-stream-whose-zone-may-no-longer-receive-aborted-ok" => |c| receive_withdrawn(c, V6),
     "stream-of-a-process-that-changes-its-zone-aborted-its-twin-ok" => |c| task_set(c, V4),
     "ipv6-stream-of-a-process-that-changes-its-zone-aborted-its-twin-ok" => |c| task_set(c, V6),
+    "datagrams-forbidden-by-the-receivers-policy-denied-at-once-their-twin-ok" => |c| datagrams(c, "colby", V4),
+    "datagrams-forbidden-by-the-senders-policy-denied-at-once-their-twin-ok" => |c| datagrams(c, "munster", V4),
+    "ipv6-datagrams-forbidden-by-the-receivers-policy-denied-at-once-their-twin-ok" => |c| datagrams(c, "colby", V6),
+    "ipv6-datagrams-forbidden-by-the-senders-policy-denied-at-once-their-twin-ok" => |c| datagrams(c, "munster", V6),
     "udp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "udp", V4),
     "tcp-across-nodes-under-reject-denied-at-once" => |c| rejected(c, "munster", "tcp", V4),
     "udp-same-node-under-reject-denied-at-once" => |c| rejected(c, "colby", "udp", V4),
@@ -311,21 +315,29 @@ struct Twin {
 
 impl Twin {
     fn start(to: &Node, from: &Node, family: Family) -> Result<Self, Failure> {
+        Self::over("tcp", to, from, family)
+    }
+
+    fn over(protocol: &str, to: &Node, from: &Node, family: Family) -> Result<Self, Failure> {
         from.run(&["rm", "-f", STOP])?.ok()?;
         let (program, bind) = (
             of_zone(TRAFFIC, ZONE_20),
             family.at(family.any, ZONE_20.port),
         );
-        let server = to.spawn("twin-server", &[&program, "tcp-server", "--bind", &bind])?;
+        let mode = format!("{protocol}-server");
+        let server = to.spawn(&format!("twin-{mode}"), &[&program, &mode, "--bind", &bind])?;
         server.wait_line("serving")?;
         let address = family.at(&family.of(to), ZONE_20.port);
+        let mode = format!("{protocol}-client");
+        // One connection has at most so many messages, a datagram client at least.
+        let count = if protocol == "tcp" { "100000000" } else { "1" };
         let argv = [
             program.as_str(),
-            "tcp-client",
+            &mode,
             "--to",
             &address,
             "--count",
-            "100000000",
+            count,
             "--until-file",
             STOP,
             "--interval-ms",
@@ -333,7 +345,7 @@ impl Twin {
             "--timeout-ms",
             ALLOWED_MS,
         ];
-        let client = from.spawn("twin-client", &argv)?;
+        let client = from.spawn(&format!("twin-{mode}"), &argv)?;
         Ok(Self {
             server,
             client,
@@ -470,6 +482,89 @@ fn task_set(cluster: &mut Cluster, family: Family) -> TestResult {
     let same = json!(["task-set", {"pid": twin.server.pid(), "scid": 20}]);
     ynl(colby, &[same])?.ok()?;
     twin.lost_nothing(cluster)
+}
+
+/// Tells the number of each datagram that comes. Its socket, too, is a connected one from the first datagram on.
+const COUNTER: &str = "
+import socket, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+receiver = socket.socket(family, socket.SOCK_DGRAM)
+receiver.bind((sys.argv[1], int(sys.argv[2])))
+print('serving', flush=True)
+data, sender = receiver.recvfrom(9)
+receiver.connect(sender)
+while True:
+    print(data.decode(), flush=True)
+    data = receiver.recv(9)
+";
+/// Tells a number, sends it, and so on, until it is refused; never waits for an answer.
+const NUMBERS: &str = "
+import socket, sys, time
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+sender = socket.socket(family, socket.SOCK_DGRAM)
+sender.connect((sys.argv[1], int(sys.argv[2])))
+number = 0
+try:
+    while True:
+        print(f'{number:09}', flush=True)
+        sender.send(b'%09d' % number)
+        number += 1
+        time.sleep(0.01)
+except OSError as error:
+    print(f'error={error.errno}', flush=True)
+";
+
+/// Datagrams of zone 10 flow over two connected sockets, whose verdicts are remembered. One node takes over a policy that
+/// forbids them: the receiver's, that they are delivered; the sender's, that its process sends. What is sent from then on does
+/// not arrive.
+fn datagrams(cluster: &mut Cluster, judge: &str, family: Family) -> TestResult {
+    enforce(cluster, &NAMES, &allowing())?;
+    let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
+    let (node, by_receiver) = (cluster.node(judge)?, judge == "colby");
+    let env = of_zone("/usr/bin/env", ZONE_10);
+    let start = |node: &Node, name: &str, program: &str, address: &str| {
+        let argv = [&env, "python3", "-c", program, address, ZONE_10.port];
+        // What earlier ones have told is in the same file.
+        node.spawn(&format!("{name}-{judge}-{}", family.any.len()), &argv)
+    };
+    let receiver = start(colby, "counter", COUNTER, family.any)?;
+    receiver.wait_line("serving")?;
+    let sender = start(munster, "numbers", NUMBERS, &family.of(colby))?;
+    let twin = Twin::over("udp", colby, munster, family)?;
+    receiver.wait_line("000000020")?;
+    let before = [Counters::of(munster)?, Counters::of(colby)?];
+    let policy = if by_receiver {
+        policy("enforcing", &[OWN_10, &network("10", "", "10", "connect")])
+    } else {
+        let own = network("10", "", "10", "send receive connect");
+        policy("enforcing", &[&OWN_10.replace(" send ", " "), &own])
+    };
+    enforce(cluster, &[judge], &policy)?;
+    // Whatever the sender begins to send from here on must not arrive.
+    let limit = last_number(&sender)?;
+    let refused = || {
+        let before = &before[usize::from(by_receiver)];
+        Counters::of(node)?.rise(before, "refused-no-permission")
+    };
+    if by_receiver {
+        // It is told nothing, and goes on; each is refused.
+        until("numbers to be refused", || {
+            Ok(refused()? >= 20 && last_number(&sender)? >= limit + 20)
+        })?;
+        check!(sender.is_running()?, "it has ended: {}", sender.output()?);
+    } else {
+        sender.wait_line("error=13")?;
+        check_eq!(refused()?, 1, "refusals of {judge}");
+        let refusals = Counters::of(colby)?.refusals(&before[1])?;
+        check!(refusals.is_empty(), "colby has refused {refusals:?}");
+    }
+    twin.lost_nothing(cluster)?;
+    let arrived = last_number(&receiver)?;
+    check!(
+        arrived <= limit,
+        "{arrived} arrived, which was sent after the policy was in force; {limit} was the last before"
+    );
+    Ok(())
 }
 
 /// Of zone 10, for a client that may not reach it.
