@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use crate::enrol::siphash;
-use crate::pcap::Ipv4;
+use crate::pcap::{Frame, Ipv4};
 
 /// Type of the IPv4 option.
 pub const OPTION: u8 = 158;
@@ -26,6 +26,26 @@ pub struct Label {
     pub scid: u32,
     /// The authentication code.
     pub mac: u64,
+}
+
+/// SnID and ScID.
+pub type Claim = (u32, u32);
+
+/// Those of a frame's label, over either family.
+pub fn claim(frame: &Frame) -> Option<Claim> {
+    const DESTINATION_OPTIONS: u8 = 60;
+    if let Some(packet) = frame.ipv4() {
+        return Label::of(&packet).map(|label| (label.snid, label.scid));
+    }
+    let packet = frame.ipv6()?;
+    let is_label =
+        |(kind, header): &&(u8, Vec<u8>)| *kind == DESTINATION_OPTIONS && header.len() == 24;
+    let (_, header) = packet.extensions.iter().find(is_label)?;
+    let word = |at: usize| {
+        let bytes = header[at..at + 4].try_into();
+        bytes.map(u32::from_be_bytes).unwrap_or_default()
+    };
+    Some((word(8), word(12)))
 }
 
 impl Label {

@@ -12,7 +12,7 @@ use crate::fault::Failure;
 use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv6};
 use crate::regime::{
-    self, Counters, Denial, Regime, WITHIN_10, ZONES, document, every_packet, network,
+    self, Counters, Denial, Regime, WITHIN_10, ZONES, document, every_packet, network, tcp_ext,
 };
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
@@ -52,6 +52,8 @@ const TESTS: &[Test] = tests! {
     "udp-v4-mapped-20-to-20-ok" => |c| allowed(c, "udp", MAPPED, ZONE_20, ZONE_20),
     "tcp-v4-mapped-10-to-20-denied" => |c| denied(c, "tcp", MAPPED, ZONE_10, ZONE_20),
     "tcp-v4-mapped-20-to-20-ok" => |c| allowed(c, "tcp", MAPPED, ZONE_20, ZONE_20),
+    "rule-for-a-node-from-that-node-ok" => node_rule_meets,
+    "rule-for-a-node-from-another-node-denied" => node_rule_misses,
     "outside-by-udp-denied" => |c| outside_denied(c, "udp"),
     "outside-by-tcp-denied" => |c| outside_denied(c, "tcp"),
     "outside-by-rule-ok" => outside_allowed,
@@ -245,6 +247,16 @@ fn client(
 
 fn allowed(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone) -> TestResult {
     enforce(cluster, &policy(&[]))?;
+    passes(cluster, protocol, way, from, to)
+}
+
+fn denied(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    is_refused(cluster, protocol, way, from, to)
+}
+
+/// A message and its answer pass, and the receiver's node refuses nothing.
+fn passes(cluster: &Cluster, protocol: &str, way: Way, from: Zone, to: Zone) -> TestResult {
     let colby = cluster.node("colby")?;
     let before = Counters::of(colby)?;
     let target = format!("{}:{}", way.to, to.port);
@@ -268,8 +280,8 @@ fn allowed(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone
     Ok(())
 }
 
-fn denied(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone) -> TestResult {
-    enforce(cluster, &policy(&[]))?;
+/// A message is refused by the receiver's node.
+fn is_refused(cluster: &Cluster, protocol: &str, way: Way, from: Zone, to: Zone) -> TestResult {
     let (colby, node) = (cluster.node("colby")?, cluster.node(way.from)?);
     let mark = colby.kernel_mark();
     let before = Counters::of(colby)?;
@@ -293,6 +305,35 @@ fn denied(cluster: &mut Cluster, protocol: &str, way: Way, from: Zone, to: Zone)
         ["refused-no-permission"],
         "reasons"
     );
+    Ok(())
+}
+
+/// Zone 10 may reach zone 20, but only from a node; only on a node.
+fn node_rules(from: &str, to: &str) -> [String; 2] {
+    let grant = "send receive connect";
+    let target = format!("</target_ScID><target_SnID>{to}</target_SnID>");
+    [
+        policy(&[&network("10", from, "20", grant)]),
+        policy(&[&network("10", "", "20", grant).replace("</target_ScID>", &target)]),
+    ]
+}
+
+fn node_rule_meets(cluster: &mut Cluster) -> TestResult {
+    for policy in node_rules("munster", "colby") {
+        enforce(cluster, &policy)?;
+        passes(cluster, "udp", ACROSS, ZONE_10, ZONE_20)?;
+        passes(cluster, "tcp", ACROSS, ZONE_10, ZONE_20)?;
+    }
+    Ok(())
+}
+
+fn node_rule_misses(cluster: &mut Cluster) -> TestResult {
+    // The first one names munster, and colby sends; the other one names munster, and colby receives.
+    for policy in node_rules("munster", "munster") {
+        enforce(cluster, &policy)?;
+        is_refused(cluster, "udp", WITHIN, ZONE_10, ZONE_20)?;
+        is_refused(cluster, "tcp", WITHIN, ZONE_10, ZONE_20)?;
+    }
     Ok(())
 }
 
@@ -614,6 +655,7 @@ fn syn_cookie(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &every_packet(&policy(&[])))?;
     let mark = cluster.switch.mark();
     let colby = cluster.node("colby")?;
+    let before = tcp_ext(colby, "SyncookiesRecv")?;
     colby.sh("sysctl -qw net.ipv4.tcp_syncookies=2")?.ok()?;
     let munster = cluster.node("munster")?;
     client(
@@ -626,6 +668,10 @@ fn syn_cookie(cluster: &mut Cluster) -> TestResult {
     )?
     .ok()?;
     colby.sh("sysctl -qw net.ipv4.tcp_syncookies=1")?.ok()?;
+    check!(
+        tcp_ext(colby, "SyncookiesRecv")? > before,
+        "no cookie was taken"
+    );
     authentic(&packets(cluster, mark, 7010)?, 10)
 }
 
@@ -779,10 +825,17 @@ fn forged(cluster: &mut Cluster) -> TestResult {
         header
     };
     let elsewhere = frame(munster, &label(&right()), DEST, ZONE_10.port + 10, "forged");
+    // Munster derives the key by which colby labels to it, and colby's to itself is nobody else's.
+    let of_other_pair = |from: u8, to: u8| Claim {
+        key: pair_key(from.into(), to.into(), EPOCH),
+        ..right()
+    };
     let frames = [
         with(&wrong),
         with(&other_zone),
         with(&label(&foreign)),
+        with(&label(&of_other_pair(COLBY, MUNSTER))),
+        with(&label(&of_other_pair(MUNSTER, MUNSTER))),
         with(&of_ipv4),
         elsewhere,
     ];

@@ -417,29 +417,42 @@ fn no_label_left(cluster: &mut Cluster) -> TestResult {
 
 fn closed_until_unloaded(cluster: &mut Cluster) -> TestResult {
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
-    let serving = munster.spawn(
-        "closed-server",
-        &["dsi-traffic", "udp-server", "--bind", "0.0.0.0:7003"],
-    )?;
-    serving.wait_line("serving")?;
-    let ask = |ms| {
-        let to = ["--to", "10.77.0.1:7003", "--timeout-ms", ms];
+    let (mut serving, families) = (Vec::new(), ["10.77.0.1:7003", "[fd77::1]:7003"]);
+    for (at, bind) in families.into_iter().enumerate() {
+        let server = munster.spawn(
+            &format!("closed-server-{at}"),
+            &["dsi-traffic", "udp-server", "--bind", bind],
+        )?;
+        server.wait_line("serving")?;
+        serving.push(server);
+    }
+    let ask = |to, ms| {
+        let to = ["--to", to, "--timeout-ms", ms];
         colby.run(&[&["dsi-traffic", "udp-client"], &to[..]].concat())
     };
-    ask(ALLOWED_MS)?.ok()?;
+    for to in families {
+        ask(to, ALLOWED_MS)?.ok()?;
+    }
     load(munster, &["enrolled=1"])?;
     let closed = (|| {
         check_eq!(status(munster)?["mode"], "closed", "mode");
-        let before = Counters::of(munster)?;
-        ask(DENIED_MS)?.exits_with(11)?.says("result=timeout")?;
-        until("the refusal", || {
-            Ok(!Counters::of(munster)?.refusals(&before)?.is_empty())
-        })
+        for to in families {
+            let before = Counters::of(munster)?;
+            ask(to, DENIED_MS)?.exits_with(11)?.says("result=timeout")?;
+            until("the refusal", || {
+                Ok(!Counters::of(munster)?.refusals(&before)?.is_empty())
+            })?;
+        }
+        Ok(())
     })();
     unload(munster)?;
     closed?;
-    ask(ALLOWED_MS)?.ok()?;
-    serving.stop()?;
+    for to in families {
+        ask(to, ALLOWED_MS)?.ok()?;
+    }
+    for server in serving {
+        server.stop()?;
+    }
     Ok(())
 }
 

@@ -4,13 +4,15 @@
 //! execute; the change of a policy under an established flow; sockets that are older than the module.
 //! What is denied on the way in is told and counted by the receiving node. No servers.
 
-use crate::cluster::{Cluster, NodeSpec};
+use crate::cluster::{Cluster, NodeSpec, address6};
 use crate::enrol::{YNL_DO, enrol, load};
 use crate::fault::Failure;
-use crate::label::Label;
+use crate::label::{Claim, Label, claim};
 use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv4};
-use crate::regime::{self, Counters, Denial, Regime, ZONES, document, network, until};
+use crate::regime::{
+    self, Counters, Denial, Regime, ZONES, document, last_number, network, numbers, until,
+};
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
 
@@ -83,8 +85,13 @@ const ZONE_20: Zone = Zone {
 const DENIED_MS: &str = "1500";
 const ALLOWED_MS: &str = "170000";
 const TRAFFIC: &str = "/opt/dsi/bin/dsi-traffic";
-const OLD_UDP: &str = "7200";
-const OLD_TCP: &str = "7201";
+/// Servers that are older than the module: protocol, where they wait, and their port.
+const OLD: [(&str, &str, &str); 4] = [
+    ("udp", "0.0.0.0", "7200"),
+    ("tcp", "0.0.0.0", "7201"),
+    ("udp", "[::]", "7202"),
+    ("tcp", "[::]", "7203"),
+];
 const OLD_STOP: &str = "/tmp/stop-old";
 
 /// A zone, with the port of its servers on colby.
@@ -110,6 +117,8 @@ struct Way {
     by: By,
     /// By colby's address 127.0.0.1.
     loopback: bool,
+    /// Over IPv6.
+    v6: bool,
     /// Octets of the message.
     size: &'static str,
 }
@@ -121,6 +130,7 @@ impl Way {
             from,
             by,
             loopback: false,
+            v6: false,
             size: "64",
         }
     }
@@ -130,8 +140,11 @@ impl Way {
         if self.loopback {
             return Ok(["127.0.0.1".into(), "127.0.0.1".into()]);
         }
-        let (from, to) = (cluster.node(self.from)?.ip, cluster.node("colby")?.ip);
-        Ok([from.to_string(), to.to_string()])
+        let (from, to) = (cluster.node(self.from)?, cluster.node("colby")?);
+        if self.v6 {
+            return Ok([from, to].map(|node| format!("[{}]", address6(node.index))));
+        }
+        Ok([from, to].map(|node| node.ip.to_string()))
     }
 }
 
@@ -176,9 +189,9 @@ fn setup(cluster: &mut Cluster) -> TestResult {
     // They end with the guests, or when a test asks them to.
     let mark = cluster.switch.mark();
     let older = Older::start(munster, colby)?;
-    for port in [OLD_UDP, OLD_TCP] {
+    for (_, _, port) in OLD {
         until("sockets that will be older than the module", || {
-            Ok(packets(cluster, mark, port)?.len() >= 4)
+            Ok(claims(cluster, mark, port)?.len() >= 4)
         })?;
     }
     for name in NAMES {
@@ -225,13 +238,22 @@ struct Older {
 impl Older {
     fn start(munster: &Node, colby: &Node) -> Result<Self, Failure> {
         let (mut servers, mut clients) = (Vec::new(), Vec::new());
-        for (protocol, port, count) in [("udp", OLD_UDP, "1"), ("tcp", OLD_TCP, "100000000")] {
-            let (mode, bind) = (format!("{protocol}-server"), format!("0.0.0.0:{port}"));
-            let server =
-                colby.spawn(&format!("older-{mode}"), &[TRAFFIC, &mode, "--bind", &bind])?;
+        for (protocol, any, port) in OLD {
+            let (mode, bind) = (format!("{protocol}-server"), format!("{any}:{port}"));
+            let server = colby.spawn(
+                &format!("older-{mode}-{port}"),
+                &[TRAFFIC, &mode, "--bind", &bind],
+            )?;
             server.wait_line("serving")?;
             servers.push(server);
-            let (mode, to) = (format!("{protocol}-client"), format!("{}:{port}", colby.ip));
+            let to = if any == "[::]" {
+                format!("[{}]:{port}", address6(colby.index))
+            } else {
+                format!("{}:{port}", colby.ip)
+            };
+            let mode = format!("{protocol}-client");
+            // One connection has at most so many messages, a datagram client at least.
+            let count = if protocol == "tcp" { "100000000" } else { "1" };
             let argv = [
                 TRAFFIC,
                 &mode,
@@ -246,7 +268,7 @@ impl Older {
                 "--timeout-ms",
                 ALLOWED_MS,
             ];
-            clients.push(munster.spawn(&format!("older-{mode}"), &argv)?);
+            clients.push(munster.spawn(&format!("older-{mode}-{port}"), &argv)?);
         }
         Ok(Self {
             clients,
@@ -452,23 +474,37 @@ fn packets(cluster: &Cluster, mark: u64, port: &str) -> Result<Vec<Ipv4>, Failur
         .collect())
 }
 
+/// Of the packets to or from a port of colby's since a mark, over either family: whether they go to that port, and SnID and
+/// ScID of their labels.
+fn claims(cluster: &Cluster, mark: u64, port: &str) -> Result<Vec<(bool, Option<Claim>)>, Failure> {
+    let one = |frame: &Frame| {
+        let ports = match (frame.ipv4(), frame.ipv6()) {
+            (Some(packet), _) => packet.ports(),
+            (_, Some(packet)) => packet.ports(),
+            _ => None,
+        };
+        let (from, to) = ports?;
+        let there = to.to_string() == port;
+        (there || from.to_string() == port).then(|| (there, claim(frame)))
+    };
+    let frames = cluster.switch.frames_since(mark)?;
+    Ok(frames.iter().filter_map(one).collect())
+}
+
 fn older_sockets(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &base())?;
     let older = &kept(cluster)?.older;
-    for port in [OLD_UDP, OLD_TCP] {
+    for (_, _, port) in OLD {
         let mark = cluster.switch.mark();
         until("packets of sockets older than the module", || {
-            Ok(packets(cluster, mark, port)?.len() >= 20)
+            Ok(claims(cluster, mark, port)?.len() >= 20)
         })?;
-        for packet in packets(cluster, mark, port)? {
-            let Some(label) = Label::of(&packet) else {
-                return Err(Failure::new(format!("it carries no label: {packet:?}")));
-            };
-            let from_munster = packet.source == cluster.node("munster")?.ip;
+        for (from_munster, label) in claims(cluster, mark, port)? {
+            let wanted = (if from_munster { 1 } else { 2 }, 2);
             check_eq!(
-                (label.scid, label.snid),
-                (2, if from_munster { 1 } else { 2 }),
-                "label of {packet:?}"
+                label,
+                Some(wanted),
+                "SnID and ScID of a packet of port {port}"
             );
         }
     }
@@ -496,24 +532,22 @@ fn older_sockets(cluster: &mut Cluster) -> TestResult {
 
 fn older_socket_of_default(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &base())?;
-    let default = |port: &str| Zone {
-        scid: "2",
-        port: port.parse().unwrap_or_default(),
-    };
-    is_refused(
-        cluster,
-        &UDP_ACROSS,
-        ZONE_10,
-        default(OLD_UDP),
-        "no-permission",
-    )?;
-    is_refused(
-        cluster,
-        &TCP_ACROSS,
-        ZONE_10,
-        default(OLD_TCP),
-        "no-permission",
-    )
+    for (protocol, any, port) in OLD {
+        let default = Zone {
+            scid: "2",
+            port: port.parse().unwrap_or_default(),
+        };
+        let way = Way {
+            v6: any == "[::]",
+            ..if protocol == "udp" {
+                UDP_ACROSS
+            } else {
+                TCP_ACROSS
+            }
+        };
+        is_refused(cluster, &way, ZONE_10, default, "no-permission")?;
+    }
+    Ok(())
 }
 
 fn closed_port(cluster: &mut Cluster) -> TestResult {
@@ -532,10 +566,20 @@ fn node_rule() -> String {
     )
 }
 
+/// The same, but only on a node, from whichever.
+fn rule_for_target(node: &str) -> String {
+    let target = format!("</target_ScID><target_SnID>{node}</target_SnID>");
+    let rule = network("10", "", "20", "send receive connect");
+    policy("enforcing", &[&rule.replace("</target_ScID>", &target)])
+}
+
 fn node_rule_meets(cluster: &mut Cluster) -> TestResult {
-    enforce(cluster, &node_rule())?;
-    passes(cluster, &UDP_ACROSS, ZONE_10, ZONE_20)?;
-    passes(cluster, &TCP_ACROSS, ZONE_10, ZONE_20)
+    for policy in [node_rule(), rule_for_target("colby")] {
+        enforce(cluster, &policy)?;
+        passes(cluster, &UDP_ACROSS, ZONE_10, ZONE_20)?;
+        passes(cluster, &TCP_ACROSS, ZONE_10, ZONE_20)?;
+    }
+    Ok(())
 }
 
 fn node_rule_misses(cluster: &mut Cluster) -> TestResult {
@@ -820,19 +864,6 @@ while True:
     time.sleep(0.005)
 ";
 
-/// The numbers that a program has told.
-fn numbers(process: &Process) -> Result<Vec<u64>, Failure> {
-    let output = process.output()?;
-    // The last line may not be whole yet.
-    let whole = output.rfind('\n').map_or("", |end| &output[..end]);
-    Ok(whole.lines().filter_map(|line| line.parse().ok()).collect())
-}
-
-fn last(process: &Process) -> Result<u64, Failure> {
-    let last = numbers(process)?.last().copied();
-    last.ok_or_else(|| Failure::new("no number was told"))
-}
-
 fn flow_cut(cluster: &mut Cluster) -> TestResult {
     enforce(cluster, &base())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
@@ -850,7 +881,7 @@ fn flow_cut(cluster: &mut Cluster) -> TestResult {
     let before = Counters::of(colby)?;
     kept(cluster)?.regime.enforce(colby, &datagrams_only)?;
     // Whatever the sender begins to send from here on must not arrive: the connection is no more.
-    let limit = last(&sender)?;
+    let limit = last_number(&sender)?;
     for end in [&receiver, &sender] {
         check_eq!(end.join()?, Some(1), "exit code of '{}'", end.output()?);
     }
