@@ -11,11 +11,12 @@ use crate::attack::fate::{checksum, transport_checksum};
 use crate::cluster::{Cluster, NodeSpec, address, address6};
 use crate::enrol::{enrol, load, pair_key, siphash, ynl};
 use crate::fault::Failure;
-use crate::label::{LEN, Label, OPTION};
+use crate::label::{LEN, Label, OPTION, claim};
 use crate::node::{Node, Output, Process};
 use crate::pcap::{Frame, Ipv4};
 use crate::regime::{
-    self, Counters, Regime, WITHIN_10, ZONES, delivered, document, every_packet, network, until,
+    self, Counters, Regime, WITHIN_10, ZONES, delivered, document, every_packet, network, tcp_ext,
+    until,
 };
 use crate::suite::{Need, Suite, Test, TestResult};
 use crate::{check, check_eq, tests};
@@ -56,6 +57,10 @@ const TESTS: &[Test] = tests! {
     "reset-with-its-label-while-connecting-over-ipv6-ok" => |c| reset_opening(c, V6, Forged::Right),
     "reset-of-a-closed-port-while-connecting-ok" => |c| closed_port(c, V4),
     "reset-of-a-closed-port-while-connecting-over-ipv6-ok" => |c| closed_port(c, V6),
+    "crossed-opening-of-another-zone-denied" => |c| crossed_denied(c, V4),
+    "crossed-opening-of-another-zone-over-ipv6-denied" => |c| crossed_denied(c, V6),
+    "crossed-opening-ok" => |c| crossed_allowed(c, V4),
+    "crossed-opening-over-ipv6-ok" => |c| crossed_allowed(c, V6),
     "end-of-handshake-with-another-start-denied" => |c| finished(c, V4, 1),
     "end-of-handshake-by-hand-ok" => |c| finished(c, V4, 0),
     "end-of-handshake-with-another-start-over-ipv6-denied" => |c| finished(c, V6, 1),
@@ -68,6 +73,10 @@ const TESTS: &[Test] = tests! {
     "syn-cookies-20-to-20-ok" => |c| cookies(c, V4, true),
     "syn-cookies-over-ipv6-10-to-20-denied" => |c| cookies(c, V6, false),
     "syn-cookies-over-ipv6-20-to-20-ok" => |c| cookies(c, V6, true),
+    "syn-cookie-with-a-label-that-is-not-its-own-denied" => |c| cookie_end_denied(c, V4),
+    "syn-cookie-with-a-label-that-is-not-its-own-over-ipv6-denied" => |c| cookie_end_denied(c, V6),
+    "syn-cookie-by-hand-ok" => |c| cookie_end_allowed(c, V4),
+    "syn-cookie-by-hand-over-ipv6-ok" => |c| cookie_end_allowed(c, V6),
     "fast-open-10-to-20-denied" => |c| fast_open(c, V4, false),
     "fast-open-20-to-20-ok" => |c| fast_open(c, V4, true),
     "fast-open-over-ipv6-10-to-20-denied" => |c| fast_open(c, V6, false),
@@ -622,21 +631,6 @@ impl Answer {
     }
 }
 
-/// SnID and ScID of a frame's label.
-fn label_of(frame: &Frame) -> Option<(u32, u32)> {
-    if let Some(packet) = frame.ipv4() {
-        return Label::of(&packet).map(|label| (label.snid, label.scid));
-    }
-    let packet = frame.ipv6()?;
-    let is_label = |(kind, header): &&(u8, Vec<u8>)| *kind == HEADER6 && header.len() == 24;
-    let (_, header) = packet.extensions.iter().find(is_label)?;
-    let word = |at: usize| {
-        let bytes = header[at..at + 4].try_into();
-        bytes.map(u32::from_be_bytes).unwrap_or_default()
-    };
-    Some((word(8), word(12)))
-}
-
 /// What colby has sent by one of its addresses to a port since a mark.
 fn answers(cluster: &Cluster, mark: u64, to: &str, port: u16) -> Result<Vec<Answer>, Failure> {
     let of_frame = |frame: &Frame| {
@@ -645,7 +639,7 @@ fn answers(cluster: &Cluster, mark: u64, to: &str, port: u16) -> Result<Vec<Answ
         match (frame.ipv4(), frame.ipv6()) {
             (Some(packet), _) if to == V4 && wanted(packet.protocol, packet.ports()) => {
                 Some(Answer {
-                    label: label_of(frame),
+                    label: claim(frame),
                     options: packet.options,
                     segment: packet.payload,
                 })
@@ -656,7 +650,7 @@ fn answers(cluster: &Cluster, mark: u64, to: &str, port: u16) -> Result<Vec<Answ
                     .iter()
                     .find(|(kind, header)| *kind == HEADER6 && header.len() == 24);
                 Some(Answer {
-                    label: label_of(frame),
+                    label: claim(frame),
                     options: header.map_or(Vec::new(), |(_, header)| header.clone()),
                     segment: packet.payload,
                 })
@@ -908,7 +902,7 @@ fn reset_again(cluster: &mut Cluster, to: &'static str) -> TestResult {
         until("a labelled reset", || {
             let is_reset = |frame: &Frame| {
                 let flags = segment_of(frame).map_or(0, |(.., flags)| flags);
-                of_colby(frame) && flags & RST != 0 && label_of(frame) == Some((COLBY, 0))
+                of_colby(frame) && flags & RST != 0 && claim(frame) == Some((COLBY, 0))
             };
             let frames = cluster.switch.frames_since(mark)?;
             reset = frames.into_iter().find(is_reset);
@@ -1031,6 +1025,163 @@ fn closed_port(cluster: &mut Cluster, to: &'static str) -> TestResult {
     unrefused(cluster, &before)
 }
 
+/// While munster's zone 10 connects, and the network loses what it sends to colby's port, does something with its port and
+/// where its numbers start.
+fn while_connecting(
+    cluster: &Cluster,
+    name: &str,
+    to: &'static str,
+    run: impl FnOnce(&Process, u64, (u16, u32)) -> TestResult,
+) -> TestResult {
+    let mark = cluster.switch.mark();
+    cluster.switch.lose(|frame| {
+        segment_of(frame).is_some_and(|((_, to), ..)| to == 7010) || is_to_forger(frame)
+    });
+    let result = (|| {
+        let (program, target) = (of_zone(TRAFFIC, "10"), format!("{to}:7010"));
+        let argv = [
+            program.as_str(),
+            "tcp-client",
+            "--to",
+            &target,
+            "--size",
+            "8",
+            "--timeout-ms",
+            ALLOWED_MS,
+        ];
+        let client = cluster
+            .node("munster")?
+            .spawn(&format!("{name}-{to}"), &argv)?;
+        let mut opening = None;
+        until("its SYN", || {
+            let frames = cluster.switch.frames_since(mark)?;
+            opening = frames
+                .iter()
+                .filter_map(segment_of)
+                .find(|((from, port), _, flags)| {
+                    *port == 7010 && flags & (SYN | ACK) == SYN && !FORGED.contains(from)
+                });
+            Ok(opening.is_some())
+        })?;
+        let Some(((port, _), ours, _)) = opening else {
+            return Err(Failure::new("no SYN"));
+        };
+        run(&client, mark, (port, ours))
+    })();
+    lose_forged(cluster);
+    result
+}
+
+/// Whether munster has sent such a segment to colby's port since a mark.
+fn has_sent(
+    cluster: &Cluster,
+    mark: u64,
+    port: u16,
+    wanted: impl Fn(&Frame, u8) -> bool,
+) -> Result<bool, Failure> {
+    let frames = cluster.switch.frames_since(mark)?;
+    Ok(frames.iter().any(|frame| {
+        segment_of(frame)
+            .is_some_and(|(ports, _, flags)| ports == (port, 7010) && wanted(frame, flags))
+    }))
+}
+
+/// Where colby's numbers start in a crossed opening.
+const CROSSED: u32 = 5000;
+
+/// Both ends have sent a SYN. Colby's is of a zone that munster's may not reach, or has no label, or that of another start.
+fn crossed_denied(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    let munster = cluster.node("munster")?;
+    let before = Counters::of(munster)?;
+    while_connecting(cluster, "crossed-denied", to, |client, mark, (port, _)| {
+        let crossing = |sequence| Segment {
+            back: true,
+            ..Segment::opening(to, port, sequence)
+        };
+        let syn = crossing(CROSSED);
+        syn.send_with(cluster, &syn.label_of(20, true))?;
+        syn.send_with(cluster, &[])?;
+        syn.send_with(cluster, &crossing(CROSSED + 1).label())?;
+        let names = ["bad-mac", "no-label", "no-permission"];
+        let wanted: Vec<_> = names.map(|reason| (format!("refused-{reason}"), 1)).into();
+        until("the refusals", || {
+            let refusals = Counters::of(munster)?.refusals(&before)?;
+            Ok(refusals.values().sum::<u64>() >= 3)
+        })?;
+        let refusals: Vec<_> = Counters::of(munster)?
+            .refusals(&before)?
+            .into_iter()
+            .collect();
+        check_eq!(refusals, wanted, "what was refused");
+        check!(
+            !has_sent(cluster, mark, port, |_, flags| flags & ACK != 0)?,
+            "it was answered"
+        );
+        // It waits on, and gets to whom it has asked for.
+        lose_forged(cluster);
+        check_eq!(
+            client.join()?,
+            Some(0),
+            "exit code of '{}'",
+            client.output()?
+        );
+        Ok(())
+    })
+}
+
+/// The twin: a connection that both ends have opened, and what its first message is answered with.
+fn crossed_allowed(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    /// The client's first message: its first connection's, and its number there.
+    const MESSAGE: &str = "\0\0\0\x01\0\0\0\0";
+    enforce(cluster, &by_handshake())?;
+    let munster = cluster.node("munster")?;
+    let before = Counters::of(munster)?;
+    while_connecting(cluster, "crossed", to, |client, mark, (port, ours)| {
+        let syn = Segment {
+            back: true,
+            ..Segment::opening(to, port, CROSSED)
+        };
+        syn.send(cluster)?;
+        until("an answer with zone 10's label", || {
+            has_sent(cluster, mark, port, |frame, flags| {
+                flags & (SYN | ACK) == SYN | ACK && claim(frame) == Some((MUNSTER, 10))
+            })
+        })?;
+        let behind = |sent: u32, heard: u32, flags, data| Segment {
+            sequence: CROSSED + 1 + sent,
+            acknowledged: ours.wrapping_add(1 + heard),
+            flags,
+            starts: (CROSSED, Some(ours)),
+            data,
+            back: true,
+            ..Segment::opening(to, port, CROSSED)
+        };
+        behind(0, 0, ACK, "").send(cluster)?;
+        until("its message", || {
+            has_sent(cluster, mark, port, |frame, _| {
+                frame.0.ends_with(MESSAGE.as_bytes())
+            })
+        })?;
+        behind(0, 8, ACK | PSH, MESSAGE).send(cluster)?;
+        check_eq!(
+            client.join()?,
+            Some(0),
+            "exit code of '{}'",
+            client.output()?
+        );
+        let refusals = Counters::of(munster)?.refusals(&before)?;
+        check!(refusals.is_empty(), "refused: {refusals:?}");
+        // Colby's kernel, which knows nothing of it, is not to be asked about it later.
+        let reset = behind(8, 8, RST | ACK, "");
+        until("its end", || {
+            reset.send_with(cluster, &reset.label_of(0, false))?;
+            let left = munster.sh(&format!("ss -Htan sport = :{port}"))?.ok()?;
+            Ok(left.stdout.trim().is_empty())
+        })
+    })
+}
+
 /// Whether colby's server has sent this back to a port.
 fn echoed(cluster: &Cluster, mark: u64, to: &str, port: u16, data: &str) -> Result<bool, Failure> {
     let answers = answers(cluster, mark, to, port)?;
@@ -1151,13 +1302,137 @@ fn judged(cluster: &Cluster, to: &str, granted: bool) -> TestResult {
     }
 }
 
-fn cookies(cluster: &mut Cluster, to: &str, granted: bool) -> TestResult {
-    enforce(cluster, &by_handshake())?;
+/// What the kernel calls its SYN cookies, drawn and taken, and data that it has taken with a SYN.
+const COOKIES_SENT: &str = "SyncookiesSent";
+const COOKIES_TAKEN: &str = "SyncookiesRecv";
+const FAST_OPENED: &str = "TCPFastOpenPassive";
+
+/// Does something while colby's kernel remembers no handshake, and answers each SYN with a cookie.
+fn with_cookies(cluster: &Cluster, run: impl FnOnce(&Node) -> TestResult) -> TestResult {
     let colby = cluster.node("colby")?;
     colby.sh("sysctl -qw net.ipv4.tcp_syncookies=2")?.ok()?;
-    let result = judged(cluster, to, granted);
+    let result = run(colby);
     colby.sh("sysctl -qw net.ipv4.tcp_syncookies=1")?.ok()?;
     result
+}
+
+fn cookies(cluster: &mut Cluster, to: &str, granted: bool) -> TestResult {
+    enforce(cluster, &by_handshake())?;
+    with_cookies(cluster, |colby| {
+        let counts = || -> Result<[u64; 2], Failure> {
+            Ok([
+                tcp_ext(colby, COOKIES_SENT)?,
+                tcp_ext(colby, COOKIES_TAKEN)?,
+            ])
+        };
+        let before = counts()?;
+        judged(cluster, to, granted)?;
+        let [sent, taken] = counts()?;
+        if granted {
+            check!(
+                taken >= before[1] + 3,
+                "{taken} cookies were taken, {} before three connections",
+                before[1]
+            );
+        } else {
+            check_eq!([sent, taken], before, "cookies drawn and taken");
+        }
+        Ok(())
+    })
+}
+
+/// The end of a handshake that brings back the number which colby has drawn: with SYN cookies a socket is made of it alone.
+fn cookie_end(to: &'static str, from: u16, theirs: u32, data: &'static str) -> Segment {
+    Segment {
+        to,
+        from,
+        back: false,
+        sequence: 1001,
+        acknowledged: theirs.wrapping_add(1),
+        flags: ACK | PSH,
+        starts: (1000, Some(theirs)),
+        data,
+    }
+}
+
+/// The right end of such a handshake makes a connection.
+fn cookie_brought_back(cluster: &Cluster, mark: u64, end: &Segment) -> TestResult {
+    let colby = cluster.node("colby")?;
+    let (before, taken) = (Counters::of(colby)?, tcp_ext(colby, COOKIES_TAKEN)?);
+    end.send(cluster)?;
+    until("an echo", || {
+        echoed(cluster, mark, end.to, end.from, end.data)
+    })?;
+    check_eq!(
+        tcp_ext(colby, COOKIES_TAKEN)?,
+        taken + 1,
+        "cookies that were taken"
+    );
+    let refusals = Counters::of(colby)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
+
+/// The cookie is right each time, and the label is not: over other starts, the SYN's own, another zone's, none. What
+/// was refused has used nothing up.
+fn cookie_end_denied(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    let from = 6040;
+    enforce(cluster, &by_handshake())?;
+    with_cookies(cluster, |colby| {
+        let (mark, theirs) = opened(cluster, to, from)?;
+        let (before, taken) = (Counters::of(colby)?, tcp_ext(colby, COOKIES_TAKEN)?);
+        let wrong = cookie_end(to, from, theirs, "refused!");
+        for starts in [
+            (1000, Some(theirs.wrapping_add(1))),
+            (1001, Some(theirs)),
+            (1000, None),
+        ] {
+            let other = Segment {
+                starts,
+                ..cookie_end(to, from, theirs, "refused!")
+            };
+            wrong.send_with(cluster, &other.label())?;
+        }
+        wrong.send_with(cluster, &wrong.label_of(20, true))?;
+        wrong.send_with(cluster, &[])?;
+        let wanted: Vec<(String, u64)> = [("bad-mac", 3), ("no-label", 1), ("no-permission", 1)]
+            .map(|(reason, times)| (format!("refused-{reason}"), times))
+            .into();
+        until("the refusals", || {
+            let refusals = Counters::of(colby)?.refusals(&before)?;
+            Ok(refusals.values().sum::<u64>() >= 5)
+        })?;
+        let refusals: Vec<_> = Counters::of(colby)?
+            .refusals(&before)?
+            .into_iter()
+            .collect();
+        check_eq!(refusals, wanted, "what was refused");
+        check_eq!(
+            tcp_ext(colby, COOKIES_TAKEN)?,
+            taken,
+            "cookies that were taken"
+        );
+        cookie_brought_back(cluster, mark, &cookie_end(to, from, theirs, "12345678"))?;
+        check!(
+            !echoed(cluster, mark, to, from, "refused!")?,
+            "what was refused was delivered"
+        );
+        Ok(())
+    })
+}
+
+fn cookie_end_allowed(cluster: &mut Cluster, to: &'static str) -> TestResult {
+    let from = 6041;
+    enforce(cluster, &by_handshake())?;
+    with_cookies(cluster, |colby| {
+        let sent = tcp_ext(colby, COOKIES_SENT)?;
+        let (mark, theirs) = opened(cluster, to, from)?;
+        check!(
+            tcp_ext(colby, COOKIES_SENT)? > sent,
+            "the number that was drawn is no cookie"
+        );
+        cookie_brought_back(cluster, mark, &cookie_end(to, from, theirs, "12345678"))
+    })
 }
 
 fn fast_open(cluster: &mut Cluster, to: &str, granted: bool) -> TestResult {
@@ -1192,13 +1467,13 @@ fn fast_open(cluster: &mut Cluster, to: &str, granted: bool) -> TestResult {
         ),
     );
     let client: Vec<&str> = client.iter().map(String::as_str).collect();
-    let opened = fast_opened(colby)?;
+    let opened = tcp_ext(colby, FAST_OPENED)?;
     let output = munster.run(&client)?;
     if granted {
         output.ok()?.says("recv ok answer")?.says("recv ok again")?;
         check_eq!(process.join()?, Some(0), "exit code of the server");
         check!(
-            fast_opened(colby)? > opened,
+            tcp_ext(colby, FAST_OPENED)? > opened,
             "no data was taken with the SYN"
         );
         return unrefused(cluster, &before);
@@ -1209,18 +1484,9 @@ fn fast_open(cluster: &mut Cluster, to: &str, granted: bool) -> TestResult {
         "it was delivered: {}",
         process.output()?
     );
-    check_eq!(fast_opened(colby)?, opened, "openings with data");
+    check_eq!(tcp_ext(colby, FAST_OPENED)?, opened, "openings with data");
     process.stop()?;
     Ok(())
-}
-
-/// How often a node has taken data with a SYN.
-fn fast_opened(node: &Node) -> Result<u64, Failure> {
-    let script = "awk '/^TcpExt:/ { if (!n) { for (i = 1; i <= NF; i++) if ($i == \"TCPFastOpenPassive\") n = i } \
-                  else print $n }' /proc/net/netstat";
-    let output = node.sh(script)?.ok()?;
-    let number = output.stdout.trim().parse();
-    number.map_err(|_| Failure::new(output.describe()))
 }
 
 fn lost(cluster: &mut Cluster, to: &str) -> TestResult {
