@@ -97,8 +97,11 @@ fn conclude(decision: Decision, (from, to): (ScId, ScId), hook: &'static str) ->
 /// The exec can no longer fail. Its credentials are whose the process now is, also if a manager was
 /// quicker than the exec. Who came from another zone may have been made to fail: that must not write the
 /// zone's memory into a file of its caller's. Root of the default zone can do without. Who has begun to
-/// measure the process since [`execute`] would go on doing so in the new zone: it ends here.
+/// measure the process since [`execute`] would go on doing so in the new zone: it ends here. What it asks of
+/// an io_uring whose maker's thread takes requests up (SQPOLL) would be done in its maker's name: it loses those.
 pub(crate) fn executed() {
+    // Descriptors may have to be closed.
+    let inside = ptrmap::read(|_| Sleeper::enter());
     let Some(task) = task::current() else {
         return;
     };
@@ -110,11 +113,15 @@ pub(crate) fn executed() {
     if !(from == ScId::DEFAULT && task::is_root()) {
         task::drop_core();
     }
-    if task::is_measured() {
+    let may_keep = || {
         let decision = policy::with(|policy, _| refuse(policy, Reason::UnsafeExec));
-        if conclude(decision, (from, to), "bprm_committed_creds").is_err() {
-            task::end();
-        }
+        conclude(decision, (from, to), "bprm_committed_creds")
+    };
+    if task::is_measured() && may_keep().is_err() {
+        task::end();
+    }
+    if task::holds_polled_ring() && may_keep().is_err() {
+        task::close_polled_rings(&inside);
     }
 }
 

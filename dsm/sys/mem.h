@@ -65,6 +65,8 @@ bool dsm_shares_memory(const struct task_struct *task);
 bool dsm_hold(const struct task_struct *task);	/* sleeps */
 void dsm_release(const struct task_struct *task);
 bool dsm_measured(void);
+bool dsm_holds_polled_ring(void);
+void dsm_close_polled_rings(void);	/* sleeps */
 void dsm_end_current(void);
 bool dsm_may_label(void);
 bool dsm_is_root(void);

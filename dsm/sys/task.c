@@ -6,8 +6,10 @@
 #include <linux/binfmts.h>
 #include <linux/capability.h>
 #include <linux/cred.h>
+#include <linux/fdtable.h>
 #include <linux/fs.h>
 #include <linux/gfs2_ondisk.h>
+#include <linux/io_uring_types.h>
 #include <linux/jiffies.h>
 #include <linux/magic.h>
 #include <linux/mount.h>
@@ -263,6 +265,40 @@ bool dsm_bprm_unsafe(const struct linux_binprm *bprm)
 bool dsm_measured(void)
 {
 	return is_measured(current);
+}
+
+/*
+ * Whether a file is a ring of io_uring's whose requests a thread of its maker's takes up (SQPOLL): the number of
+ * its descriptor, plus one. Nobody but the kernel names files of this file system.
+ */
+static int is_polled_ring(const void *unused, struct file *file, unsigned int fd)
+{
+	const struct io_ring_ctx *ring = file->private_data;
+
+	if (file_inode(file)->i_sb->s_magic != ANON_INODE_FS_MAGIC ||
+	    strcmp((const char *)file->f_path.dentry->d_name.name, "[io_uring]") != 0)
+		return 0;
+	return ring->flags & IORING_SETUP_SQPOLL ? fd + 1 : 0;
+}
+
+/* Whether the running process has a descriptor of such a ring. */
+bool dsm_holds_polled_ring(void)
+{
+	return iterate_fd(current->files, 0, is_polled_ring, NULL);
+}
+
+/*
+ * Closes all of them. At the end of an exec the process is its descriptors' only user, so each is looked at once.
+ * Sleeps.
+ */
+void dsm_close_polled_rings(void)
+{
+	unsigned int next = 0;
+
+	while ((next = iterate_fd(current->files, next, is_polled_ring, NULL))) {
+		close_fd(next - 1);
+		cond_resched();
+	}
 }
 
 /* Ends the running process before its next instruction. Without the first one there is no node. */

@@ -2,6 +2,7 @@
 
 //! Tasks and the files that they execute.
 
+use super::net::Sleeper;
 use super::ptrmap::Held;
 use super::{bindings, errors};
 use crate::engine::ScId;
@@ -90,6 +91,19 @@ pub(crate) fn drop_core() {
 pub(crate) fn is_measured() -> bool {
     // SAFETY: called in process context.
     unsafe { bindings::dsm_measured() }
+}
+
+/// Whether the running process has descriptors of rings whose requests their makers' threads take up.
+pub(crate) fn holds_polled_ring() -> bool {
+    // SAFETY: called in process context, with no descriptors locked.
+    unsafe { bindings::dsm_holds_polled_ring() }
+}
+
+/// Closes them. Sleeps.
+pub(crate) fn close_polled_rings(_inside: &Sleeper) {
+    // SAFETY: called in process context, with no descriptors locked; the module stays meanwhile, since the caller is
+    // counted among those that sleep.
+    unsafe { bindings::dsm_close_polled_rings() };
 }
 
 /// Ends the running process before its next instruction, unless it is the node's first one. Process context.

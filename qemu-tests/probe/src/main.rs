@@ -74,6 +74,47 @@ fn own_name_space() -> Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
+/// An address at which nothing is but what [`place`] puts there.
+const PLACE: usize = 0x1000_0000_0000;
+
+/// Puts data where another process that knows the address has this one's memory read.
+fn place(data: &str) -> Result<i64> {
+    const LEN: usize = 4096;
+    if data.len() > LEN {
+        return Err(wrong("so much data"));
+    }
+    // SAFETY: a new mapping, which replaces none and is as long as it is written to.
+    unsafe {
+        let at = libc::mmap(
+            PLACE as *mut libc::c_void,
+            LEN,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+            -1,
+            0,
+        );
+        if at == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        std::ptr::copy_nonoverlapping(data.as_ptr(), at.cast(), data.len());
+    }
+    Ok(PLACE as i64)
+}
+
+/// A child does the steps that follow. This process waits for it, with all that it has open, and ends as the child has.
+fn go_on_in_child() -> Result<()> {
+    // SAFETY: this thread is the only one that runs code of this program; a status is asked for.
+    unsafe {
+        let child = check(i64::from(libc::fork()))? as i32;
+        if child == 0 {
+            return Ok(());
+        }
+        let mut status = 0;
+        check(i64::from(libc::waitpid(child, &raw mut status, 0)))?;
+        libc::_exit(libc::WEXITSTATUS(status) | libc::WTERMSIG(status));
+    }
+}
+
 /// The ids that this process has and acts with, and whether its loader was told to be careful.
 fn ids() -> String {
     // SAFETY: asks only.
@@ -261,7 +302,34 @@ impl Process {
             }
             ["ringtrusted", name, path, personality] => {
                 let personality = number(personality)? as u16;
-                self.ring(name)?.set_trusted(path, personality).map(text)
+                self.ring(name)?
+                    .set_attribute(path, (c"trusted.dsi-test", "value"), personality)
+                    .map(text)
+            }
+            ["ringlabel", name, path, value] => self
+                .ring(name)?
+                .set_attribute(path, (c"security.dsi", value), 0)
+                .map(text),
+            ["ringsocket", ring, name, family, kind, protocol] => {
+                let (family, kind) = (number(family)?, number(kind)? as u64);
+                let fd = self
+                    .ring(ring)?
+                    .socket(family, kind, number(protocol)? as u32)?;
+                Ok(self.put(name, fd))
+            }
+            ["ringconnect", ring, name, to] => {
+                let (fd, to) = (self.fd(name)?, Address::parse(to)?);
+                self.ring(ring)?.connect(fd, &to).map(text)
+            }
+            ["ringaccept", ring, new, name] => {
+                let fd = self.fd(name)?;
+                let fd = self.ring(ring)?.accept(fd)?;
+                Ok(self.put(new, fd))
+            }
+            ["place", data] => place(data).map(text),
+            ["ringsendplaced", ring, name, len] => {
+                let (fd, len) = (self.fd(name)?, number(len)? as u32);
+                self.ring(ring)?.send_from(fd, PLACE as u64, len).map(text)
             }
             ["ringroom", name] => self.ring(name)?.register_file(-1).map(text),
             ["ringfile", ring, name] => {
@@ -343,6 +411,7 @@ impl Process {
                 Ok(String::new())
             }
             ["say", what] => Ok(what.to_owned()),
+            ["fork"] => go_on_in_child().map(|()| String::new()),
             ["exec", program] => {
                 use std::os::unix::process::CommandExt;
                 Err(std::process::Command::new(program).args(rest).exec())

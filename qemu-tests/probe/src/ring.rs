@@ -1,17 +1,21 @@
 //! As little of io_uring as it takes to send and receive through it, one request at a time.
 
+use crate::address::Address;
 use crate::{Message, Result, check, wrong};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::Error;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 const OP_SENDMSG: u8 = 9;
+const OP_ACCEPT: u8 = 13;
+const OP_CONNECT: u8 = 16;
 const OP_RECVMSG: u8 = 10;
 const OP_SPLICE: u8 = 30;
 const OP_SEND: u8 = 26;
 const OP_RECV: u8 = 27;
 const OP_READ: u8 = 22;
 const OP_SETXATTR: u8 = 42;
+const OP_SOCKET: u8 = 45;
 const OP_MSG_RING: u8 = 40;
 const OP_FIXED_FD_INSTALL: u8 = 54;
 /// `IOSQE_FIXED_FILE`: the descriptor is a place in the ring's table of files.
@@ -20,7 +24,6 @@ const FIXED_FILE: u8 = 1;
 const MSG_SEND_FD: u64 = 1;
 const MSG_UNTOLD: u32 = 1;
 const REGISTER_FILES: u32 = 2;
-const SQPOLL: u32 = 2;
 const NEED_WAKEUP: u32 = 1;
 const GETEVENTS: u32 = 1;
 const SQ_WAKEUP: u32 = 2;
@@ -47,7 +50,6 @@ struct Params {
 /// A ring for one request at a time.
 pub(crate) struct Ring {
     fd: i32,
-    polled: bool,
     params: Params,
     sq: *mut u8,
     cq: *mut u8,
@@ -84,10 +86,10 @@ impl Ring {
         let fd = check(unsafe {
             libc::syscall(libc::SYS_io_uring_setup, 4, std::ptr::from_mut(&mut params))
         })? as i32;
-        Self::of(fd, flags, params)
+        Self::of(fd, params)
     }
 
-    fn of(fd: i32, flags: u32, params: Params) -> Result<Self> {
+    fn of(fd: i32, params: Params) -> Result<Self> {
         // SAFETY: the mappings are as long as they are used.
         unsafe {
             let map = |offset| {
@@ -107,7 +109,6 @@ impl Ring {
             };
             Ok(Self {
                 fd,
-                polled: flags & SQPOLL != 0,
                 sq: map(0)?,
                 cq: map(0x800_0000)?,
                 sqes: map(0x1000_0000)?,
@@ -119,7 +120,7 @@ impl Ring {
     /// A ring that this process has inherited, and that was made like a new one.
     pub(crate) fn inherited(fd: i32) -> Result<Self> {
         let like = Self::new(0)?;
-        Self::of(fd, 0, like.params)
+        Self::of(fd, like.params)
     }
 
     pub(crate) fn descriptor(&self) -> i32 {
@@ -150,7 +151,8 @@ impl Ring {
             .store(tail.wrapping_add(1), Ordering::Release);
         fence(Ordering::SeqCst);
         let mut flags = GETEVENTS;
-        if self.polled && self.word(self.sq, sq_flags).load(Ordering::Relaxed) & NEED_WAKEUP != 0 {
+        // Only a ring with a thread of its own asks for that.
+        if self.word(self.sq, sq_flags).load(Ordering::Relaxed) & NEED_WAKEUP != 0 {
             flags |= SQ_WAKEUP;
         }
         // SAFETY: plain numbers.
@@ -267,16 +269,61 @@ impl Ring {
         })
     }
 
-    /// Gives a file an attribute for the machine's administrators only.
-    pub(crate) fn set_trusted(&mut self, path: &str, personality: u16) -> Result<i64> {
-        let (path, value) = (CString::new(path)?, *b"value");
+    /// Sends what lies at an address, which may be meant for the address space of another process.
+    pub(crate) fn send_from(&mut self, fd: i32, addr: u64, len: u32) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_SEND,
+            fd,
+            addr,
+            len,
+            ..Request::default()
+        })
+    }
+
+    /// Gives a file an attribute.
+    pub(crate) fn set_attribute(
+        &mut self,
+        path: &str,
+        (name, value): (&CStr, &str),
+        personality: u16,
+    ) -> Result<i64> {
+        let path = CString::new(path)?;
         self.run(Request {
             opcode: OP_SETXATTR,
-            addr: c"trusted.dsi-test".as_ptr() as u64,
+            addr: name.as_ptr() as u64,
             off: value.as_ptr() as u64,
             len: value.len() as u32,
             personality,
             rest: [path.as_ptr() as u64, 0],
+            ..Request::default()
+        })
+    }
+
+    pub(crate) fn socket(&mut self, family: i32, kind: u64, protocol: u32) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_SOCKET,
+            fd: family,
+            off: kind,
+            len: protocol,
+            ..Request::default()
+        })
+    }
+
+    pub(crate) fn connect(&mut self, fd: i32, to: &Address) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_CONNECT,
+            fd,
+            addr: to.pointer() as u64,
+            off: to.len().into(),
+            ..Request::default()
+        })
+    }
+
+    /// Accepts a connection. The peer's address is not asked for.
+    pub(crate) fn accept(&mut self, fd: i32) -> Result<i64> {
+        self.run(Request {
+            opcode: OP_ACCEPT,
+            fd,
             ..Request::default()
         })
     }

@@ -8,8 +8,8 @@ use crate::enrol::ynl_all;
 use crate::fault::Failure;
 use crate::node::{Output, Process};
 use crate::probe::{
-    DENIED_MS, EACCES, EAGAIN, EPERM, GO, Kind, PLAIN, PLAIN6, enforce, fails, nodes, policy,
-    process_rule, program, run, setup, socket_rule, start,
+    ALLOWED_MS, DENIED_MS, EACCES, EAGAIN, EPERM, GO, Kind, OUTSIDE, OUTSIDE6, PLAIN, PLAIN6,
+    enforce, fails, nodes, policy, process_rule, program, run, setup, socket_rule, start,
 };
 use crate::regime::{self, Counters, Denial, Regime, network, until};
 use crate::suite::{Need, Suite, Test, TestResult};
@@ -21,7 +21,7 @@ pub const SUITE: Suite = Suite {
     proves: "no call on a socket leads out of a zone, whoever makes it",
     nodes: &[NodeSpec::new("munster"), NodeSpec::new("colby")],
     needs: &[Need::Module, Need::Servers],
-    setup,
+    setup: setup_beside_older,
     tests: TESTS,
 };
 
@@ -52,6 +52,8 @@ const TESTS: &[Test] = tests! {
     "message-of-a-thread-beside-one-that-was-given-its-zone-ok" => |c| of_thread(c, PLAIN, Some(10), "10"),
     "exec-by-a-thread-without-transition-denied" => |c| exec_by_thread(c, "20", "10"),
     "exec-by-a-thread-with-transition-ok" => |c| exec_by_thread(c, "10", "20"),
+    "process-older-than-the-module-to-a-zone-denied" => |c| older(c, 0),
+    "process-older-than-the-module-is-the-default-zone's-ok" => |c| older(c, 1),
     "io-uring-to-another-zone-denied" => |c| uring_denied(c, PLAIN),
     "io-uring-within-a-zone-ok" => |c| uring_allowed(c, PLAIN),
     "io-uring-over-ipv6-to-another-zone-denied" => |c| uring_denied(c, PLAIN6),
@@ -66,7 +68,20 @@ const TESTS: &[Test] = tests! {
     "io-uring-by-earlier-credentials-by-permission-ok" => |c| earlier_credentials(c, "10", SYS_ADMIN, 0),
     "io-uring-by-inherited-credentials-of-another-zone-denied" => |c| inherited_credentials(c, "10", EACCES),
     "io-uring-by-inherited-credentials-of-the-own-zone-ok" => |c| inherited_credentials(c, "2", 0),
+    "inherited-sqpoll-ring-of-another-zone-denied" => |c| inherited_thread(c, &[("10", "20"), ("2", "10")]),
+    "inherited-sqpoll-ring-of-the-own-zone-ok" => |c| inherited_thread(c, &[("10", "10")]),
+    "io-uring-makes-packet-socket-denied" => |c| ring_makes_packet_socket(c, false),
+    "io-uring-makes-packet-socket-by-permission-ok" => |c| ring_makes_packet_socket(c, true),
+    "io-uring-connects-outside-denied" => |c| ring_connects_outside(c, false),
+    "io-uring-connects-outside-ok" => |c| ring_connects_outside(c, true),
+    "io-uring-labels-a-file-denied" => |c| ring_labels(c, false),
+    "io-uring-labels-a-file-ok" => |c| ring_labels(c, true),
+    "inherited-listener-of-another-zone-denied" => |c| inherited_listener(c, "20"),
+    "inherited-listener-of-the-own-zone-ok" => |c| inherited_listener(c, "10"),
 };
+
+/// A descriptor that is closed.
+const EBADF: i32 = 9;
 
 /// What reads from and writes to a stream, and what a server's greeting looks like then.
 pub(super) const READS: [&str; 6] = [
@@ -489,6 +504,252 @@ fn inherited_credentials(cluster: &Cluster, zone: &str, errno: i32) -> TestResul
         program(zone)
     );
     set_trusted(cluster, "2", &steps, errno)
+}
+
+/// A process makes a ring whose thread takes up requests, and a socket, and lives on while a program that its child executes
+/// has the thread send on the socket. Pairs are the zones of both.
+fn inherited_thread(cluster: &Cluster, pairs: &[(&str, &str)]) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    for &(maker, child) in pairs {
+        let receiver = start(
+            colby,
+            &format!("sqpoll-{maker}-{child}"),
+            "10",
+            &format!(
+                "socket,u,2,2,0 bind,u,0.0.0.0:7011 say,ready until,{GO} timeout,u,{} recv,u",
+                if maker == child { ALLOWED_MS } else { "50" }
+            ),
+        )?;
+        let (mark, before) = (munster.kernel_mark(), Counters::of(munster)?);
+        let output = run(
+            munster,
+            maker,
+            &format!(
+                "socket,u,2,2,0 connect,u,{}:7011 keep,u,8 place,message ring,r,2 ringkeep,r,9 ringkeep,r,11 ring,o,0 \
+                 ringkeep,o,10 fork exec,{} fd,u,8 ringof,o,10 ringof,r,11 ringof,r,9 ringsendplaced,r,u,7",
+                colby.ip,
+                program(child)
+            ),
+        )?;
+        colby.write(GO, "")?;
+        let code = receiver.join()?;
+        let said = receiver.output()?;
+        if maker == child {
+            output.ok()?;
+            check!(said.ends_with("recv ok message\n"), "{said}");
+            let refusals = Counters::of(munster)?.refusals(&before)?;
+            check!(refusals.is_empty(), "refused: {refusals:?}");
+            continue;
+        }
+        check_eq!(code, Some(12), "{said}");
+        check!(said.ends_with(&format!("recv errno={EAGAIN}\n")), "{said}");
+        // It keeps the ring whose requests it takes up itself.
+        fails(output.says("ringof ok")?, "ringof", EBADF)?;
+        let head = format!("denied sscid={maker} ssnid=1 tscid={child} tsnid=1 perm=execute");
+        let denial = Denial::wait(munster, mark, &head)?;
+        denial.says("reason", "unsafe-exec")?;
+        denial.says("hook", "bprm_committed_creds")?;
+        let told = munster.kernel_lines_since(mark);
+        let told = told.iter().filter(|line| line.contains(&head)).count();
+        check_eq!(told, 1, "lines of two such rings");
+    }
+    Ok(())
+}
+
+/// Rings of a process' own: it takes their requests up itself, or a thread of its own does.
+const OWN_RINGS: [&str; 2] = ["ring,r,0", "ring,r,2"];
+
+fn ring_makes_packet_socket(cluster: &Cluster, granted: bool) -> TestResult {
+    let rule = socket_rule("10", "10", "create_unmediated");
+    let rules: &[&str] = if granted { &[&rule] } else { &[] };
+    enforce(cluster, &policy(rules))?;
+    let (munster, _) = nodes(cluster)?;
+    for ring in OWN_RINGS {
+        let mark = munster.kernel_mark();
+        let output = run(munster, "10", &format!("{ring} ringsocket,r,p,17,3,0"))?;
+        if granted {
+            output.ok()?.says("ringsocket ok")?;
+        } else {
+            fails(output, "ringsocket", EACCES)?;
+            Denial::wait(munster, mark, "denied sscid=10 ssnid=1 tscid=10 tsnid=1")?
+                .says("perm", "create_unmediated")?;
+        }
+    }
+    Ok(())
+}
+
+/// By TCP and UDP, each over IPv4 and IPv6.
+fn ring_connects_outside(cluster: &Cluster, granted: bool) -> TestResult {
+    let rule = network("10", "", "outside", "send receive connect");
+    // Where the connection comes from is no node's label to colby's module either: it goes bare.
+    let heard = network("outside", "", "10", "send receive connect");
+    let rules: &[&str] = if granted { &[&rule, &heard] } else { &[] };
+    enforce(cluster, &policy(rules))?;
+    let (munster, colby) = nodes(cluster)?;
+    for (kind, outside) in [(PLAIN, OUTSIDE), (PLAIN6, OUTSIDE6)] {
+        let at = if outside.contains(':') {
+            format!("[{outside}]")
+        } else {
+            outside.to_owned()
+        };
+        for (at_once, ring) in OWN_RINGS.into_iter().enumerate() {
+            let listener = start(
+                colby,
+                &format!("ring-outside-{}-{granted}-{at_once}", kind.family),
+                "10",
+                &format!(
+                    "socket,l,{},1,0 option,l,1,2,1 bind,l,{}:7018 listen,l say,ready accept,c,l",
+                    kind.family, kind.any
+                ),
+            )?;
+            let mark = munster.kernel_mark();
+            for socket in ["1", "2"] {
+                let output = run(
+                    munster,
+                    "10",
+                    &format!(
+                        "socket,s,{},{socket},0 timeout,s,{ALLOWED_MS} {ring} ringconnect,r,s,{at}:7018",
+                        kind.family
+                    ),
+                )?;
+                if granted {
+                    output.ok()?.says("ringconnect ok")?;
+                } else {
+                    fails(output, "ringconnect", EACCES)?;
+                }
+            }
+            if granted {
+                listener.wait_line("accept ok")?;
+                listener.join()?;
+            } else {
+                Denial::wait(
+                    munster,
+                    mark,
+                    "denied sscid=10 ssnid=1 tscid=outside tsnid=0",
+                )?
+                .says("hook", "socket_connect")?;
+                check!(listener.is_running()?, "{}", listener.output()?);
+                listener.stop()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn ring_labels(cluster: &Cluster, granted: bool) -> TestResult {
+    let rule =
+        "<system_permission><source_ScID>10</source_ScID><grant>label</grant></system_permission>";
+    let rules: &[&str] = if granted { &[rule] } else { &[] };
+    enforce(cluster, &policy(rules))?;
+    let (munster, _) = nodes(cluster)?;
+    for ring in OWN_RINGS {
+        munster.sh(&format!("rm -f {FILE}; touch {FILE}"))?.ok()?;
+        let output = run(munster, "10", &format!("{ring} ringlabel,r,{FILE},20"))?;
+        let label = munster.run(&["getfattr", "--only-values", "-n", "security.dsi", FILE])?;
+        if granted {
+            output.ok()?;
+            check_eq!(label.ok()?.stdout, "20", "label");
+        } else {
+            fails(output, "ringlabel", EPERM)?;
+            label.exits_with(1)?;
+        }
+    }
+    Ok(())
+}
+
+/// A program of a zone takes a connection from zone 10's listener, by itself and by a ring.
+fn inherited_listener(cluster: &Cluster, zone: &str) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    for (at, way) in ["accept,c,l", "ring,r,0 ringaccept,r,c,l"]
+        .into_iter()
+        .enumerate()
+    {
+        let mark = colby.kernel_mark();
+        let holder = start(
+            colby,
+            &format!("listener-{zone}-{at}"),
+            "10",
+            &format!(
+                "socket,l,2,1,0 option,l,1,2,1 bind,l,0.0.0.0:7013 listen,l keep,l,9 exec,{} fd,l,9 say,ready until,{GO} {way}",
+                program(zone)
+            ),
+        )?;
+        let connect = format!("socket,a,2,1,0 connect,a,{}:7013", colby.ip);
+        run(munster, "10", &connect)?.ok()?;
+        colby.write(GO, "")?;
+        let code = holder.join()?;
+        let said = holder.output()?;
+        if zone == "10" {
+            check_eq!(code, Some(0), "{way}: {said}");
+        } else {
+            check_eq!(code, Some(12), "{way}: {said}");
+            check!(
+                said.ends_with(&format!("accept errno={EACCES}\n")),
+                "{way}: {said}"
+            );
+            Denial::wait(colby, mark, "denied sscid=20 ssnid=2 tscid=10 tsnid=2")?
+                .says("perm", "accept")?;
+        }
+    }
+    Ok(())
+}
+
+/// Of a process that was there before the module: what it writes, its id, and what it waits for.
+const OLDER: [[&str; 3]; 2] = [
+    ["/tmp/older0", "/tmp/older0.pid", "/tmp/older0.go"],
+    ["/tmp/older1", "/tmp/older1.pid", "/tmp/older1.go"],
+];
+
+/// Starts processes before the module is loaded. One will send to zone 10, the other one to its own zone, and from zone 10
+/// to zone 10 once it executes a program of that.
+fn setup_beside_older(cluster: &mut Cluster) -> TestResult {
+    let (munster, colby) = nodes(cluster)?;
+    let send = |port: &str| format!("socket,u,2,2,0 send,u,message,{}:{port}", colby.ip);
+    for ([out, pid, go], steps) in OLDER.into_iter().zip([
+        send("7012"),
+        format!("{} exec,{} {}", send("7032"), program("10"), send("7012")),
+    ]) {
+        munster
+            .sh(&format!(
+                "setsid {} until,{go} {steps} >{out} 2>&1 </dev/null & echo $! >{pid}",
+                program("2")
+            ))?
+            .ok()?;
+    }
+    setup(cluster)
+}
+
+fn older(cluster: &Cluster, which: usize) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, colby) = nodes(cluster)?;
+    let [out, pid, go] = OLDER[which];
+    let pid = munster.run(&["cat", pid])?.ok()?.stdout;
+    let pid: u32 = pid.trim().parse().map_err(|_| Failure::new(pid))?;
+    let asked = ynl_all(munster, &[serde_json::json!(["task-get", {"pid": pid}])])?;
+    check_eq!(asked[0]["scid"], 2, "ScID of an older process: {asked:?}");
+    let listen = |zone: &str, port: &str| {
+        let steps = format!("socket,u,2,2,0 bind,u,0.0.0.0:{port} say,ready recv,u");
+        start(colby, &format!("older-{zone}-{which}"), zone, &steps)
+    };
+    let (default, ten) = (listen("2", "7032")?, listen("10", "7012")?);
+    let (mark, before) = (colby.kernel_mark(), Counters::of(colby)?);
+    munster.write(go, "")?;
+    if which == 0 {
+        Denial::wait(colby, mark, "denied sscid=2 ssnid=1 tscid=10 tsnid=2 udp")?
+            .says("reason", "no-permission")?;
+        check!(ten.is_running()?, "it ended: {}", ten.output()?);
+        ten.stop()?;
+        default.stop()?;
+        return Ok(());
+    }
+    default.wait_line("recv ok message")?;
+    ten.wait_line("recv ok message")?;
+    let refusals = Counters::of(colby)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    munster.run(&["cat", out])?.ok()?.says("send ok")?;
+    Ok(())
 }
 
 /// What is done with a socket that lies in a ring's table of files; the last makes a descriptor of it.
