@@ -123,31 +123,15 @@ fn prepare(how: &str) -> Outcome {
 
 /// Executes a program in this process; returns only why it could not.
 fn execute(path: &CString, way: &str) -> io::Error {
-    let Some(arguments) = way.strip_prefix("other=") else {
-        let way = c_string(&format!("x:{way}"));
-        // SAFETY: strings, the last of them null.
-        unsafe {
-            libc::execv(
-                path.as_ptr(),
-                [path.as_ptr(), way.as_ptr(), null()].as_ptr(),
-            )
-        };
-        return io::Error::last_os_error();
+    let way = c_string(&format!("x:{way}"));
+    // SAFETY: strings, the last of them null.
+    unsafe {
+        libc::execv(
+            path.as_ptr(),
+            [path.as_ptr(), way.as_ptr(), null()].as_ptr(),
+        )
     };
-    // A program that knows no ways: what counts is how it ends.
-    let program = path.to_string_lossy().into_owned();
-    let status = std::process::Command::new(program)
-        .args(arguments.split(' '))
-        .stdout(std::process::Stdio::null())
-        .status();
-    match status {
-        Ok(status) => {
-            crate::say("x", &format!("exit-{}", status.code().unwrap_or(-1)));
-            // SAFETY: ends this process without what its parent has yet to do.
-            unsafe { libc::_exit(0) }
-        }
-        Err(error) => error,
-    }
+    io::Error::last_os_error()
 }
 
 /// Lets a traced child go on when its exec has stopped it.
@@ -287,7 +271,7 @@ impl Place {
                 path = at;
                 mounter = Some(who);
             }
-            "linked" => {
+            "linked" | "linked-unasked" => {
                 fs::hard_link(program, &file)?;
                 made = Some(file);
             }

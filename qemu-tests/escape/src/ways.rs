@@ -69,6 +69,10 @@ fn path<'a>(arguments: &[&'a str]) -> &'a str {
     arguments.first().copied().expect("a path as an argument")
 }
 
+fn word<'a>(arguments: &[&'a str], index: usize) -> &'a str {
+    arguments.get(index).copied().expect("another argument")
+}
+
 /// Goes one way.
 pub fn go(name: &str, a: &[&str]) -> Outcome {
     match name {
@@ -120,14 +124,21 @@ pub fn go(name: &str, a: &[&str]) -> Outcome {
         "write" => write(path(a)),
         "mkdir" => fs::create_dir(path(a)).and_then(|()| fs::remove_dir(path(a))),
         "insmod" => insmod(),
+        "insmod-file" => insmod_file(path(a)),
         "rmmod" => rmmod(),
         "bpf" => bpf(),
         "audit" => audit(),
         "audit-rule" => audit_rule(),
         "kexec" => kexec(),
+        "kexec-file" => kexec_file(),
+        "ioperm" => ioperm(),
+        "kernel-perf" => kernel_perf(),
         "ctrl-alt-del" => ctrl_alt_del(),
         "mount" => mount(path(a)),
+        "bind" => bind(path(a), word(a, 1)),
+        "move-mount" => move_mount(path(a), word(a, 1)),
         "chroot" => chroot(path(a)),
+        "setns" => crate::run::in_child(|| enter_network(path(a))),
         "lo" => lo(),
         "unshared-lo" => crate::run::in_child(|| {
             unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET)?;
@@ -263,11 +274,20 @@ fn getfd(pid: i32, fd: c_int) -> Outcome {
 
 /// Counts a process' clock, for as long as this one lives.
 pub fn perf(pid: i32) -> Outcome {
-    // perf_event_attr of 64 bytes: type 1 (software), its size, config 0 (the CPU clock), and the bits exclude_kernel
-    // and exclude_hv.
+    // The bits exclude_kernel and exclude_hv.
+    clock(pid, 1 << 5 | 1 << 6)
+}
+
+/// Counts this process' clock in the kernel, too.
+fn kernel_perf() -> Outcome {
+    clock(0, 0)
+}
+
+fn clock(pid: i32, without: u64) -> Outcome {
+    // perf_event_attr of 64 bytes: type 1 (software), its size, config 0 (the CPU clock), and bits of what is left out.
     let mut attributes = [0_u64; 8];
     attributes[0] = 64 << 32 | 1;
-    attributes[5] = 1 << 5 | 1 << 6;
+    attributes[5] = without;
     // SAFETY: the attributes are as long as they say.
     check(unsafe {
         libc::syscall(
@@ -455,6 +475,21 @@ fn insmod() -> Outcome {
     .map(drop)
 }
 
+/// The same of a file.
+fn insmod_file(file: &str) -> Outcome {
+    let (file, parameters) = (File::open(file)?, c_string(""));
+    // SAFETY: plain numbers and a string.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            file.as_raw_fd(),
+            parameters.as_ptr(),
+            0,
+        )
+    })
+    .map(drop)
+}
+
 fn rmmod() -> Outcome {
     let name = c_string("dsi_no_such_module");
     // SAFETY: a string and a flag.
@@ -548,6 +583,32 @@ fn kexec() -> Outcome {
     check(unsafe { libc::syscall(libc::SYS_kexec_load, 0, 0, null::<c_void>(), 0) }).map(drop)
 }
 
+/// The same by its other system call.
+fn kexec_file() -> Outcome {
+    const UNLOAD: c_long = 1;
+    // SAFETY: no files and no command line.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            -1,
+            -1,
+            0,
+            null::<c_void>(),
+            UNLOAD,
+        )
+    })
+    .map(drop)
+}
+
+/// Asks for a port of the machine's, which is of no use, and gives it back.
+fn ioperm() -> Outcome {
+    // SAFETY: plain numbers. Nothing is done with the port.
+    unsafe {
+        check(libc::ioperm(0x80, 1, 1).into())?;
+        check(libc::ioperm(0x80, 1, 0).into()).map(drop)
+    }
+}
+
 fn ctrl_alt_del() -> Outcome {
     // SAFETY: a plain number.
     check(unsafe { libc::reboot(libc::RB_DISABLE_CAD) }.into()).map(drop)
@@ -560,6 +621,59 @@ fn mount(dir: &str) -> Outcome {
         check(libc::mount(kind.as_ptr(), dir.as_ptr(), kind.as_ptr(), 0, null()).into())?;
         check(libc::umount2(dir.as_ptr(), libc::MNT_DETACH).into()).map(drop)
     }
+}
+
+/// Shows one directory in the place of another one.
+fn bind(from: &str, over: &str) -> Outcome {
+    let (from, over) = (c_string(from), c_string(over));
+    let none = null::<libc::c_char>();
+    // SAFETY: strings, and no data.
+    unsafe {
+        check(
+            libc::mount(
+                from.as_ptr(),
+                over.as_ptr(),
+                none,
+                libc::MS_BIND,
+                none.cast(),
+            )
+            .into(),
+        )?;
+        check(libc::umount2(over.as_ptr(), libc::MNT_DETACH).into()).map(drop)
+    }
+}
+
+/// Has a mount appear in the place of a directory, and takes it back.
+fn move_mount(mount: &str, over: &str) -> Outcome {
+    const FROM_DESCRIPTOR: c_long = 4;
+    let (mount, over, nothing) = (c_string(mount), c_string(over), c_string(""));
+    // SAFETY: strings and flags.
+    unsafe {
+        let tree = check(libc::syscall(
+            libc::SYS_open_tree,
+            libc::AT_FDCWD,
+            mount.as_ptr(),
+            libc::O_CLOEXEC,
+        ))?;
+        for to in [&over, &mount] {
+            check(libc::syscall(
+                libc::SYS_move_mount,
+                tree,
+                nothing.as_ptr(),
+                libc::AT_FDCWD,
+                to.as_ptr(),
+                FROM_DESCRIPTOR,
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+/// Goes into another network of the node's.
+fn enter_network(file: &str) -> Outcome {
+    let file = File::open(file)?;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
 }
 
 /// In a child, so that the other ways are not lost.

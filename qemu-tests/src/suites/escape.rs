@@ -92,7 +92,8 @@ const TESTS: &[Test] = tests! {
     "copied-binary-denied" => |c| all(c, &[ROOT, USER], &["exec-copied"], REFUSED),
     "renamed-copy-denied" => |c| all(c, &[ROOT, USER], &["exec-renamed"], REFUSED),
     "renamed-original-ok" => |c| all(c, &[ROOT, USER], &["exec-moved"], &["done"]),
-    "hard-linked-binary-ok" => |c| all(c, &[ROOT], &["exec-linked"], &["done"]),
+    "hard-linked-binary-ok" => |c| all(c, &[ROOT, USER], &["exec-linked"], &["done"]),
+    "hard-linked-binary-without-transition-denied" => linked_in_vain,
     "memfd-copy-denied" => |c| all(c, &[ROOT, USER], &["exec-memfd"], REFUSED),
     "deleted-copy-denied" => |c| all(c, &[ROOT, USER], &["exec-deleted"], REFUSED),
     "script-with-a-label-denied" => |c| all(c, &[ROOT, USER], &["exec-script"], REFUSED),
@@ -103,6 +104,7 @@ const TESTS: &[Test] = tests! {
     "what-an-overlay-hides-stays-hidden-ok" => |c| all(c, &[ROOT, USER, TRUSTED_ROOT, TRUSTED_USER], &["hidden"], &["ENOENT"]),
     "directory-in-the-place-of-a-removed-one-on-overlayfs-ok" => |c| all(c, &[ROOT, USER, TRUSTED_ROOT, TRUSTED_USER], &["mkdir"], &["done"]),
     "copy-on-overlayfs-denied" => |c| all(c, &[ROOT, USER], &["exec-overlay-copy"], REFUSED),
+    "copies-run-and-stay-in-the-zone-ok" => |c| all(c, &[ROOT, USER], COPIES, &["done"]),
     "binary-on-a-mount-of-a-user's-name-space-denied" => |c| all(c, &[ROOT, USER], &["exec-foreign"], REFUSED),
     "binary-on-a-mount-of-a-user's-name-space-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-foreign"], &["done"]),
     "binary-on-a-remote-file-system-denied" => |c| all(c, &[ROOT, USER], &["exec-remote"], REFUSED),
@@ -110,17 +112,18 @@ const TESTS: &[Test] = tests! {
     "binary-on-a-remote-file-system-within-the-zone-ok" => |c| all(c, &[ROOT, USER], &["own-exec-remote", "own-exec-remote-overlay"], &["done"]),
     "label-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["label", "unlabel"], REFUSED),
     "label-by-root-of-an-own-user-namespace-denied" => |c| all(c, &[USER, TRUSTED_USER], &["own-ns-label"], REFUSED),
+    "label-of-an-own-file-by-a-user-of-a-zone-denied" => |c| all(c, &[USER, TRUSTED_USER], &["own-label", "own-unlabel"], REFUSED),
     "label-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["label", "unlabel"], &["done"]),
-    "module-loading-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["insmod", "rmmod"], REFUSED),
-    "module-loading-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["insmod", "rmmod"], &["ENOEXEC", "ENOENT"]),
+    "module-loading-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], MODULES, REFUSED),
+    "module-loading-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], MODULES, &["ENOEXEC", "ENOENT"]),
     "bpf-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["bpf"], REFUSED),
     "bpf-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["bpf"], &["done"]),
-    "kexec-and-reboot-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["kexec", "cad", "sysrq"], REFUSED),
-    "kexec-and-reboot-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["kexec", "cad", "sysrq"], &["done"]),
-    "block-device-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["disk", "dev-mem"], REFUSED),
-    "block-device-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["disk", "dev-mem"], &["done"]),
-    "kprobe-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["kprobe"], REFUSED),
-    "kprobe-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["kprobe"], &["done"]),
+    "kexec-and-reboot-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], BOOT, REFUSED),
+    "kexec-and-reboot-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], BOOT, &["done"]),
+    "block-device-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], RAW, REFUSED),
+    "block-device-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], RAW, &["done", "errno-6"]),
+    "kprobe-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], TRACING, REFUSED),
+    "kprobe-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], TRACING, &["done"]),
     "audit-of-all-processes-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["audit", "audit-rule"], REFUSED),
     "audit-of-all-processes-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["audit", "audit-rule"], &["done"]),
     "sysctl-and-cgroup-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["sysctl", "cgroup"], REFUSED),
@@ -145,16 +148,21 @@ const TESTS: &[Test] = tests! {
     "tap-made-by-root-of-a-zone-denied" => |c| tap_made(c, 10, false),
     "tap-made-by-permission-ok" => |c| tap_made(c, 30, true),
     "file-of-its-own-by-root-of-a-zone-ok" => |c| all(c, &[ROOT], &["own-file", "own-proc", "own-open", "own-group"], &["done"]),
-    "mount-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["mount", "chroot"], REFUSED),
-    "mount-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["mount", "chroot"], &["done"]),
+    "mount-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], MOUNTS, REFUSED),
+    "mount-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], MOUNTS, &["done"]),
     "network-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["lo"], REFUSED),
     "network-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["lo"], &["done"]),
+    "other-network-of-the-node-by-root-of-a-zone-denied" => |c| all(c, &[ROOT], &["setns"], REFUSED),
+    "other-network-of-the-node-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["setns"], &["done"]),
     "network-of-an-own-namespace-ok" => |c| all(c, &[ROOT, USER], &["own-ns-lo", "own-ns-sysctl"], &["done"]),
     "sysctl-of-the-node's-network-from-an-own-namespace-denied" => |c| all(c, &[ROOT], &["kept-sysctl"], REFUSED),
     "sysctl-of-the-node's-network-from-an-own-namespace-by-permission-ok" => |c| all(c, &[TRUSTED_ROOT], &["kept-sysctl"], &["done"]),
-    "netlink-command-by-root-of-a-zone-denied" => |c| command(c, ROOT, false),
+    "netlink-command-by-root-of-a-zone-denied" => |c| command(c, &[IN_10], false),
     "netlink-command-by-root-of-an-own-user-namespace-denied" => own_namespace_command,
-    "netlink-command-by-permission-ok" => |c| command(c, TRUSTED_ROOT, true),
+    "netlink-command-by-permission-ok" => |c| command(c, &[IN_30], true),
+    "events-heard-in-a-zone-denied" => unheard,
+    "events-heard-by-an-administrator-ok" => |c| heard(c, &[]),
+    "events-heard-by-permission-ok" => |c| heard(c, &[IN_30]),
     "counters-told-in-a-zone-denied" => |c| told_of_the_module(c, &in_zone(10, "STATUS"), false),
     "counters-told-to-a-user-denied" => |c| told_of_the_module(c, "setpriv --reuid 1000 --clear-groups STATUS", false),
     "counters-told-to-an-administrator-ok" => |c| told_of_the_module(c, "STATUS", true),
@@ -171,7 +179,30 @@ const REFUSED: &[&str] = &["EPERM", "EACCES"];
 const USER_ID: &str = "1000";
 
 /// What a process' files in `/proc` set.
-const SETTINGS: &[&str] = &["oom-score", "name", "name-of-thread", "core-filter"];
+const SETTINGS: &[&str] = &[
+    "oom-score",
+    "name",
+    "name-of-thread",
+    "core-filter",
+    "timer-slack",
+    "uid-map",
+];
+/// Copies of zone 20's program, which have no label, and the like. Who is still in zone 10 can signal zone 10.
+const COPIES: &[&str] = &[
+    "own-exec-copied",
+    "own-exec-renamed",
+    "own-exec-memfd",
+    "own-exec-deleted",
+    "own-exec-script",
+    "own-exec-nosuid",
+    "own-exec-overlay-copy",
+];
+/// What of the machine's is tried, by the permission that it takes.
+const MODULES: &[&str] = &["insmod", "insmod-file", "rmmod"];
+const BOOT: &[&str] = &["kexec", "kexec-file", "cad", "sysrq"];
+const RAW: &[&str] = &["disk", "dev-mem", "scsi-generic", "mtd", "ioperm"];
+const TRACING: &[&str] = &["kprobe", "tracefs", "debugfs", "kernel-perf"];
+const MOUNTS: &[&str] = &["mount", "bind", "move-mount", "chroot"];
 /// The kernel's files, opened to those who may not write to them.
 const OPENED_UP: &[&str] = &["open-sysrq", "open-cgroup", "group-of-cgroup"];
 /// Devices that talk to other machines past the sockets, and what comes of opening them: not every guest has them.
@@ -231,9 +262,12 @@ umount /srv/lay/all; lay
 mount -t cgroup2 cgroup2 /srv/cgroup
 mkdir /srv/cgroup/given; chown -R 1000 /srv/cgroup/given
 echo core >/proc/sys/kernel/core_pattern
+mkdir -p /srv/moved; mount --bind /srv/plain /srv/moved
+ip netns add other
 modprobe tun; chmod 666 /dev/net/tun; ip tuntap add dev tunnel mode tun user 1000
 mknod /srv/room/adapter c 231 192; mknod /srv/room/vhost-net c 10 238; mknod /srv/room/vhost-vsock c 10 241
 mknod /srv/room/ppp c 108 0; chmod 666 /srv/room/adapter /srv/room/vhost-net /srv/room/vhost-vsock /srv/room/ppp
+mknod /srv/room/scsi-generic c 21 0; mknod /srv/room/mtd c 90 0
 # The debug kernel has none of these drivers: there is no device of these numbers.
 for driver in macvtap vduse vfio; do modprobe $driver || [[ $(uname -r) == *-debug-* ]]; done
 ip link add low type dummy; ip link set low up
@@ -244,6 +278,7 @@ for of in tap:macvtap/tap* vduse:vduse/control vfio:misc/vfio; do
   mknod -m 666 /srv/room/${of%%:*} c ${number/:/ }
 done
 test -e /sys/kernel/tracing/kprobe_events || mount -t tracefs tracefs /sys/kernel/tracing
+test -e /sys/kernel/debug/x86 || mount -t debugfs debugfs /sys/kernel/debug
 "#;
 
 /// What came of each way, by where it was tried.
@@ -306,6 +341,8 @@ impl Victim {
             format!("name:write=/proc/{pid}/comm"),
             format!("name-of-thread:write=/proc/{pid}/task/{pid}/comm"),
             format!("core-filter:write=/proc/{pid}/coredump_filter"),
+            format!("timer-slack:write=/proc/{pid}/timerslack_ns"),
+            format!("uid-map:write=/proc/{pid}/uid_map"),
         ]
         .map(|way| format!("{prefix}{way}"))
         .into()
@@ -320,7 +357,7 @@ fn of_zone(zone: &str) -> String {
 fn execs(other: &Victim, own: &Victim) -> Vec<String> {
     let other = format!("kill={},10", other.process.pid());
     let own = format!("kill={},10", own.process.pid());
-    let (ten, twenty) = (of_zone("10"), of_zone("20"));
+    let (ten, twenty, forty) = (of_zone("10"), of_zone("20"), of_zone("40"));
     let twenty = twenty.as_str();
     let mut ways: Vec<String> = [
         ("exec", "plain", twenty),
@@ -334,6 +371,7 @@ fn execs(other: &Victim, own: &Victim) -> Vec<String> {
         ("exec-renamed", "plain", "/srv/zone20/renamed"),
         ("exec-moved", "plain", "/srv/plain/moved"),
         ("exec-linked", "linked", twenty),
+        ("exec-linked-unasked", "linked-unasked", forty.as_str()),
         ("exec-foreign", "foreign", twenty),
         ("exec-memfd", "memfd", twenty),
         ("exec-deleted", "deleted", twenty),
@@ -363,6 +401,18 @@ fn execs(other: &Victim, own: &Victim) -> Vec<String> {
             "foreign",
         ]
         .map(|how| format!("own-exec-{how}:run={how},{ten},{own}")),
+    );
+    ways.extend(
+        [
+            ("copied", "copied", twenty),
+            ("renamed", "plain", "/srv/zone20/renamed"),
+            ("memfd", "memfd", twenty),
+            ("deleted", "deleted", twenty),
+            ("script", "plain", "/srv/zone20/script"),
+            ("nosuid", "plain", "/srv/nosuid/dsi-escape"),
+            ("overlay-copy", "plain", "/srv/over/all/copy"),
+        ]
+        .map(|(key, how, program)| format!("own-exec-{key}:run={how},{program},{own}")),
     );
     ways.extend(
         ["remote", "remote-over"]
@@ -409,14 +459,22 @@ const MACHINE: &[&str] = &[
     "label:label=/srv/room/unlabelled",
     "unlabel:unlabel=/srv/room/labelled",
     "insmod:insmod",
+    "insmod-file:insmod-file=/etc/hostname",
     "rmmod:rmmod",
     "bpf:bpf",
     "kexec:kexec",
+    "kexec-file:kexec-file",
     "cad:ctrl-alt-del",
     "sysrq:write=/proc/sysrq-trigger",
     "disk:read=/dev/vda",
     "dev-mem:read=/dev/mem",
+    "scsi-generic:read=/srv/room/scsi-generic",
+    "mtd:read=/srv/room/mtd",
+    "ioperm:ioperm",
     "kprobe:write=/sys/kernel/tracing/kprobe_events",
+    "tracefs:write=/sys/kernel/tracing/tracing_on",
+    "debugfs:write=/sys/kernel/debug/x86/tlb_single_page_flush_ceiling",
+    "kernel-perf:kernel-perf",
     "audit:audit",
     "audit-rule:audit-rule",
     "sysctl:write=/proc/sys/kernel/core_pattern",
@@ -433,16 +491,22 @@ const MACHINE: &[&str] = &[
     "own-file:write=/srv/room/unlabelled",
     "own-proc:write=/proc/self/comm",
     "mount:mount=/srv/mnt",
+    "bind:bind=/srv/plain,/srv/zone20",
+    "move-mount:move-mount=/srv/moved,/srv/zone20",
     "chroot:chroot=/srv",
+    "setns:setns=/run/netns/other",
     "lo:lo",
-    "command:run=plain,/opt/dsi/bin/dsictl,other=ps",
+];
+/// Those of a user's.
+const OWN_FILE: &[&str] = &[
+    "own-label:label=/srv/room/mine",
+    "own-unlabel:unlabel=/srv/room/mine",
 ];
 /// Those from within name spaces of one's own.
 const OWN_NAMESPACE: &[&str] = &[
     "own-ns-lo:unshared-lo",
     "own-ns-sysctl:unshared-write=/proc/sys/net/ipv4/ip_forward",
     "own-ns-label:unshared-label=/srv/room/mine",
-    "own-ns-command:run=userns,/opt/dsi/bin/dsictl,other=ps",
 ];
 
 fn setup(cluster: &mut Cluster) -> TestResult {
@@ -490,6 +554,7 @@ fn setup(cluster: &mut Cluster) -> TestResult {
         let mut argv = vec![program];
         if user {
             argv.extend(["--uid".into(), USER_ID.into()]);
+            argv.extend(OWN_FILE.iter().map(|way| (*way).to_owned()));
         } else {
             argv.extend(MACHINE.iter().map(|way| (*way).to_owned()));
         }
@@ -615,27 +680,147 @@ fn permitted(cluster: &Cluster, ways: &[&str]) -> TestResult {
     all(cluster, &[TRUSTED_ROOT, TRUSTED_USER], ways, &["done"])
 }
 
-fn command(cluster: &Cluster, place: &'static str, allowed: bool) -> TestResult {
+/// A hard link is the binary itself: to the zone of its label a transition is asked for.
+fn linked_in_vain(cluster: &mut Cluster) -> TestResult {
+    all(
+        cluster,
+        &[ROOT, USER],
+        &["exec-linked-unasked"],
+        &["EACCES"],
+    )?;
     let kept: &Kept = kept(cluster)?;
-    let came = kept.came.get(&(place, "command".to_owned()));
-    let came = came.map_or("nothing", String::as_str);
-    check!(
-        came.starts_with("exit-") && (came == "exit-0") == allowed,
-        "dsictl ps as {place}: {came}"
-    );
+    Denial::wait(
+        cluster.node("munster")?,
+        kept.mark,
+        "denied sscid=10 ssnid=1 tscid=40 tsnid=1 perm=execute",
+    )?
+    .says("reason", "no-transition")
+}
+
+/// What begins a command that a process of a zone executes.
+const IN_10: &str = "dsictl run --scid 10 --";
+const IN_30: &str = "dsictl run --scid 30 --";
+/// The same for an ordinary user, and for who makes a user name space of his own, in which he is root.
+const AS_USER: &str = "setpriv --reuid 1000 --regid 1000 --clear-groups";
+const AS_OWN_ROOT: &str = "unshare --user --map-root-user";
+
+/// A command that reveals labels.
+fn command(cluster: &Cluster, who: &[&str], allowed: bool) -> TestResult {
+    let script = format!("{} dsictl ps", who.join(" "));
+    let output = cluster.node("munster")?.sh(&script)?;
+    if allowed {
+        output.ok()?;
+    } else {
+        output
+            .exits_with(5)?
+            .says("needs CAP_MAC_ADMIN in the initial user namespace")?;
+    }
     Ok(())
 }
 
 fn own_namespace_command(cluster: &mut Cluster) -> TestResult {
-    let kept: &Kept = kept(cluster)?;
-    for place in [ROOT, USER, TRUSTED_ROOT, TRUSTED_USER] {
-        let came = kept.came.get(&(place, "own-ns-command".to_owned()));
-        let came = came.map_or("nothing", String::as_str);
-        check!(
-            came.starts_with("exit-") && came != "exit-0",
-            "dsictl ps in a name space of its own as {place}: {came}"
-        );
+    for zone in [IN_10, IN_30] {
+        command(cluster, &[zone, AS_OWN_ROOT], false)?;
+        command(cluster, &[zone, AS_USER, AS_OWN_ROOT], false)?;
     }
+    Ok(())
+}
+
+/// Joins the module's group of events. Says each event that comes; or, given the name of a file, once that is there
+/// whether any has come.
+const HEARS: &str = r#"
+import os, socket, struct, sys, time
+def attributes(data):
+    while len(data) >= 4:
+        length, kind = struct.unpack("=HH", data[:4])
+        yield kind & 0x3FFF, data[4:length]
+        data = data[length + 3 & ~3:]
+sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16)
+sock.bind((0, 0))
+GETFAMILY, FAMILY_NAME, GROUPS, GROUP_NAME, GROUP_ID = 3, 2, 7, 1, 2
+sock.send(struct.pack("=IHHIIBBHHH", 28, 16, 1, 1, 0, GETFAMILY, 1, 0, 8, FAMILY_NAME) + b"dsi\0")
+family = dict(attributes(sock.recv(65536)[20:]))
+groups = [dict(attributes(group)) for _, group in attributes(family[GROUPS])]
+audit, = [group[GROUP_ID] for group in groups if group[GROUP_NAME] == b"audit\0"]
+SOL_NETLINK, ADD_MEMBERSHIP = 270, 1
+try:
+    sock.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, struct.unpack("=I", audit)[0])
+except OSError as error:
+    print("not joined", error.errno, flush=True)
+    sys.exit(error.errno)
+print("joined", flush=True)
+if len(sys.argv) > 1:
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.02)
+    try:
+        sock.recv(65536, socket.MSG_DONTWAIT)
+        print("heard", flush=True)
+    except BlockingIOError:
+        print("silence", flush=True)
+    sys.exit()
+while True:
+    sock.recv(65536)
+    print("heard", flush=True)
+"#;
+const HEARS_FILE: &str = "/srv/hears.py";
+/// The file that the listener waits for which hears nothing.
+const HEARD: &str = "/srv/heard";
+
+/// A listener that has joined the group.
+fn listener(node: &Node, name: &str, who: &[&str], until: &str) -> Result<Process, Failure> {
+    node.write(HEARS_FILE, HEARS)?;
+    let script = format!("exec {} python3 {HEARS_FILE} {until}", who.join(" "));
+    let listener = node.spawn(name, &["bash", "-c", &script])?;
+    listener.wait_line("joined")?;
+    Ok(listener)
+}
+
+/// Has something refused, of which a listener hears.
+fn until_heard(node: &Node, listener: &Process) -> TestResult {
+    node.run(&[&of_zone("10"), "x:kill=1,0"])?
+        .ok()?
+        .says("EPERM")?;
+    listener.wait_line("heard")?;
+    Ok(())
+}
+
+fn heard(cluster: &Cluster, who: &[&str]) -> TestResult {
+    let node = cluster.node("munster")?;
+    let listener = listener(node, "hears", who, "")?;
+    until_heard(node, &listener)?;
+    listener.signal(9)?;
+    listener.join()?;
+    Ok(())
+}
+
+/// A process of a zone does not come into the group; in a network of its own it does, where nothing is told.
+fn unheard(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    node.write(HEARS_FILE, HEARS)?;
+    for who in [
+        vec![IN_10],
+        vec![IN_10, AS_USER],
+        vec![IN_10, AS_OWN_ROOT],
+        vec![IN_30, AS_USER, AS_OWN_ROOT],
+        vec![AS_USER],
+    ] {
+        let script = format!("{} python3 {HEARS_FILE}", who.join(" "));
+        node.sh(&script)?.exits_with(1)?.says("not joined 1\n")?;
+    }
+    node.run(&["rm", "-f", HEARD])?.ok()?;
+    let own_network = [IN_10, AS_OWN_ROOT, "--net"];
+    let apart = listener(node, "hears-apart", &own_network, HEARD)?;
+    let control = listener(node, "hears-at-all", &[], "")?;
+    // The second one is told when all have been told of the first one.
+    for _ in 0..2 {
+        until_heard(node, &control)?;
+    }
+    node.write(HEARD, "")?;
+    check_eq!(apart.join()?, Some(0), "{}", apart.output()?);
+    let said = apart.output()?;
+    check!(said.ends_with("silence\n"), "{said}");
+    control.signal(9)?;
+    control.join()?;
     Ok(())
 }
 
