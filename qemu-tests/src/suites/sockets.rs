@@ -31,6 +31,8 @@ pub const SUITE: Suite = Suite {
 };
 
 const TESTS: &[Test] = tests! {
+    "call-without-its-permission-denied" => calls_denied,
+    "call-with-its-permission-ok" => calls_allowed,
     "source-route-out-of-a-zone-denied" => source_route_denied,
     "source-route-told-by-a-permissive-policy-ok" => source_route_tolerated,
     "address-of-no-family-after-withdrawal-denied" => |c| no_family(c, false),
@@ -108,6 +110,87 @@ const BROADCAST: &str = "10.77.0.255:7016";
 /// One of munster's addresses that the node map lacks.
 const STRANGE: &str = "10.77.0.202";
 const STRANGE6: &str = "fd77::202";
+
+/// What zone 10 may do with sockets of its own.
+const CALLS: &str = "create bind connect listen accept send receive";
+
+/// A stream and a datagram over a loopback address, each call once, and the step that takes each permission.
+fn calls(address: &str) -> [(String, Vec<(&'static str, &'static str)>); 2] {
+    let family = if address.starts_with('[') { 10 } else { 2 };
+    let at = format!("{address}:7010");
+    let end = format!("timeout,c,{ALLOWED_MS} connect,c,{at}");
+    [
+        (
+            format!(
+                "socket,l,{family},1,0 option,l,1,2,1 bind,l,{at} listen,l socket,c,{family},1,0 {end} accept,a,l \
+                 send,c,message timeout,a,{ALLOWED_MS} recv,a"
+            ),
+            [
+                ("create", "socket"),
+                ("bind", "bind"),
+                ("connect", "connect"),
+                ("listen", "listen"),
+                ("accept", "accept"),
+                ("send", "send"),
+                ("receive", "recv"),
+            ]
+            .to_vec(),
+        ),
+        (
+            format!(
+                "socket,l,{family},2,0 bind,l,{at} socket,c,{family},2,0 {end} send,c,message \
+                 timeout,l,{ALLOWED_MS} recv,l"
+            ),
+            [
+                ("create", "socket"),
+                ("bind", "bind"),
+                ("connect", "connect"),
+                ("send", "send"),
+                ("receive", "recv"),
+            ]
+            .to_vec(),
+        ),
+    ]
+}
+
+/// Each word of the grant is taken out in turn, and the call of that name is refused, no other one before it.
+fn calls_denied(cluster: &mut Cluster) -> TestResult {
+    let (munster, _) = nodes(cluster)?;
+    let regime: &Regime = regime::kept(cluster)?;
+    for word in CALLS.split(' ') {
+        let rest: Vec<&str> = CALLS.split(' ').filter(|other| *other != word).collect();
+        // Zone 10's is the first one.
+        let zones = ZONES.replacen(CALLS, &rest.join(" "), 1);
+        check!(zones != ZONES, "there is no such grant: {ZONES}");
+        regime.enforce(
+            munster,
+            &document("enforcing", &[&zones, WITHIN_10, FROM_10]),
+        )?;
+        for (steps, takes) in ["127.0.0.1", "[::1]"].into_iter().flat_map(calls) {
+            let Some((_, step)) = takes.iter().find(|(takes, _)| *takes == word) else {
+                continue;
+            };
+            let mark = munster.kernel_mark();
+            fails(run(munster, "10", &steps)?, step, EACCES)?;
+            let denial = Denial::wait(munster, mark, "denied sscid=10 ssnid=1 tscid=10 tsnid=1")?;
+            denial.says("perm", word)?;
+            denial.says("reason", "no-permission")?;
+        }
+    }
+    Ok(())
+}
+
+fn calls_allowed(cluster: &mut Cluster) -> TestResult {
+    enforce(cluster, &policy(&[]))?;
+    let (munster, _) = nodes(cluster)?;
+    let before = Counters::of(munster)?;
+    for (steps, _) in ["127.0.0.1", "[::1]"].into_iter().flat_map(calls) {
+        run(munster, "10", &steps)?.ok()?.says("recv ok message")?;
+    }
+    let refusals = Counters::of(munster)?.refusals(&before)?;
+    check!(refusals.is_empty(), "refused: {refusals:?}");
+    Ok(())
+}
 
 fn source_route(cluster: &Cluster) -> Result<Output, Failure> {
     let (munster, colby) = nodes(cluster)?;
