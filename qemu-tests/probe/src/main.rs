@@ -240,6 +240,7 @@ impl Process {
             }
             ["send", name, data] => self.send(name, data, None, &[], 0),
             ["send", name, data, to] => self.send(name, data, Some(to), &[], 0),
+            ["sendmany", name, data, ref to @ ..] => self.send_many(name, data, to),
             ["fastopen", name, data, to] => {
                 self.send(name, data, Some(to), &[], libc::MSG_FASTOPEN)
             }
@@ -453,6 +454,38 @@ impl Process {
         }
         // SAFETY: everything that the message points at lives on.
         check(unsafe { libc::sendmsg(self.fd(name)?, &message, flags) } as i64).map(text)
+    }
+
+    /// One call that sends to each of these addresses: how many it has sent, if it has sent one.
+    fn send_many(&self, name: &str, data: &str, to: &[&str]) -> Result<String> {
+        let to = to.iter().map(|to| Address::parse(to));
+        let to = to.collect::<Result<Vec<_>>>()?;
+        let mut part = libc::iovec {
+            iov_base: data.as_ptr().cast_mut().cast(),
+            iov_len: data.len(),
+        };
+        let mut messages: Vec<_> = to
+            .iter()
+            .map(|to| {
+                // SAFETY: all zero is a message without anything.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_iov = &raw mut part;
+                message.msg_hdr.msg_iovlen = 1;
+                message.msg_hdr.msg_name = to.pointer().cast_mut().cast();
+                message.msg_hdr.msg_namelen = to.len();
+                message
+            })
+            .collect();
+        // SAFETY: as many messages as is said; everything that they point at lives on.
+        check(i64::from(unsafe {
+            libc::sendmmsg(
+                self.fd(name)?,
+                messages.as_mut_ptr(),
+                messages.len() as u32,
+                0,
+            )
+        }))
+        .map(text)
     }
 
     /// With a loose source route to `to` by way of `via`.

@@ -68,6 +68,8 @@ const TESTS: &[Test] = tests! {
     "datagram-out-of-a-socket-that-asked-to-listen-by-rule-ok" => |c| listened(c, true),
     "datagram-out-after-its-port-is-closed-denied" => |c| datagram_out(c, false),
     "datagram-out-under-another-policy-that-opens-its-port-ok" => |c| datagram_out(c, true),
+    "second-of-many-to-a-port-beside-the-rule-denied" => |c| many(c, false),
+    "second-of-many-to-a-port-of-the-rule-ok" => |c| many(c, true),
     "datagram-begun-before-its-port-is-closed-denied" => |c| begun(c, false),
     "datagram-begun-before-another-policy-that-opens-its-port-ok" => |c| begun(c, true),
 };
@@ -747,6 +749,73 @@ fn datagram_out(cluster: &mut Cluster, still_open: bool) -> TestResult {
         } else {
             sender.wait_line(&format!("send errno={EACCES}"))?;
         }
+    }
+    Ok(())
+}
+
+/// How many datagrams to a port of colby's address have been on the wire since a mark.
+fn on_the_wire(cluster: &Cluster, mark: u64, address: &str, port: u16) -> Result<usize, Failure> {
+    let is_to = |destination: &dyn std::fmt::Display, ports: Option<(u16, u16)>| {
+        destination.to_string() == address && ports.is_some_and(|(_, to)| to == port)
+    };
+    let frames = cluster.switch.frames_since(mark)?;
+    let there = frames.iter().filter(|frame| {
+        let v4 = frame
+            .ipv4()
+            .is_some_and(|p| is_to(&p.destination, p.ports()));
+        v4 || frame
+            .ipv6()
+            .is_some_and(|p| is_to(&p.destination, p.ports()))
+    });
+    Ok(there.count())
+}
+
+/// One call sends to two ports of an address (sendmmsg).
+fn many(cluster: &mut Cluster, both: bool) -> TestResult {
+    let place = if both {
+        "<port>7110-7111</port>"
+    } else {
+        PORT_ONLY[0]
+    };
+    enforce(cluster, &[asks(place)])?;
+    let munster = cluster.node("munster")?;
+    for address in NEAR {
+        let (mark, wire) = (munster.kernel_mark(), cluster.switch.mark());
+        let before = Counters::of(munster)?;
+        let answers = if both { "recv,s recv,s" } else { "recv,s" };
+        let steps = format!(
+            "{} timeout,s,{ALLOWED_MS} sendmany,s,message,{},{} {answers}",
+            socket("udp", address),
+            at(address, PORT),
+            at(address, PORT + 1)
+        );
+        let output = run(cluster, "munster", &steps)?
+            .ok()?
+            .says(&format!("sendmany ok {}\n", 1 + u8::from(both)))?;
+        let answered = output.stdout.matches("recv ok message").count();
+        check_eq!(answered, 1 + usize::from(both), "answers: {output:?}");
+        let refusals = Counters::of(munster)?.refusals(&before)?;
+        if both {
+            check!(refusals.is_empty(), "refused: {refusals:?}");
+        } else {
+            let head = "denied sscid=10 ssnid=1 tscid=outside tsnid=0 udp";
+            let denial = Denial::wait(munster, mark, head)?;
+            denial.says("reason", "no-permission")?;
+            denial.says("hook", "socket_sendmsg")?;
+            check_eq!(denial.ends()?.1, at(address, PORT + 1), "destination");
+            check_eq!(
+                refusals.into_iter().collect::<Vec<_>>(),
+                [("refused-no-permission".to_owned(), 1)],
+                "refusals"
+            );
+            // The first one has come back: the other one would have left right behind it.
+            let others = on_the_wire(cluster, wire, address, PORT + 1)?;
+            check_eq!(others, 0, "datagrams beside the rule");
+        }
+        check!(
+            on_the_wire(cluster, wire, address, PORT)? > 0,
+            "the capture has no datagram"
+        );
     }
     Ok(())
 }
