@@ -484,7 +484,9 @@ fn exception(cluster: &mut Cluster, port: u16, passes: bool) -> TestResult {
 /// IPv4 as an IPv6 socket writes it is IPv4 to a rule, too.
 fn mapped(cluster: &mut Cluster, to: Addresses, passes: bool) -> TestResult {
     enforce(cluster, &[asks(NEAR_ONLY[0])])?;
+    let munster = cluster.node("munster")?;
     for (protocol, step) in [("udp", "send"), ("tcp", "connect")] {
+        let (mark, wire) = (munster.kernel_mark(), cluster.switch.mark());
         let steps = ask(
             protocol,
             None,
@@ -495,11 +497,21 @@ fn mapped(cluster: &mut Cluster, to: Addresses, passes: bool) -> TestResult {
         let output = run(cluster, "munster", &steps)?;
         if passes {
             output.ok()?.says("recv ok question")?;
-        } else {
-            output
-                .exits_with(12)?
-                .says(&format!("{step} errno={EACCES}\n"))?;
+            check!(
+                on_the_wire(cluster, wire, to[0], PORT)? > 0,
+                "the capture has no packet"
+            );
+            continue;
         }
+        output
+            .exits_with(12)?
+            .says(&format!("{step} errno={EACCES}\n"))?;
+        let head = format!("denied sscid=10 ssnid=1 tscid=outside tsnid=0 {protocol}");
+        let denial = Denial::wait(munster, mark, &head)?;
+        denial.says("reason", "no-permission")?;
+        check_eq!(denial.ends()?.1, at(to[0], PORT), "destination");
+        let sent = on_the_wire(cluster, wire, to[0], PORT)?;
+        check_eq!(sent, 0, "{protocol}: packets beside the rule");
     }
     Ok(())
 }
@@ -753,7 +765,7 @@ fn datagram_out(cluster: &mut Cluster, still_open: bool) -> TestResult {
     Ok(())
 }
 
-/// How many datagrams to a port of colby's address have been on the wire since a mark.
+/// How many packets to a port of an address of colby's have been on the wire since a mark.
 fn on_the_wire(cluster: &Cluster, mark: u64, address: &str, port: u16) -> Result<usize, Failure> {
     let is_to = |destination: &dyn std::fmt::Display, ports: Option<(u16, u16)>| {
         destination.to_string() == address && ports.is_some_and(|(_, to)| to == port)

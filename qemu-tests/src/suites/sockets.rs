@@ -300,15 +300,16 @@ fn no_family(cluster: &mut Cluster, keep: bool) -> TestResult {
         "2",
         &format!("socket,u,10,2,0 bind,u,[::]:9999 say,ready until,{GO}"),
     )?;
-    for (name, address) in [("unspec", "unspec"), ("short", "short")] {
+    let to = format!("[{OUTSIDE6}]:9999");
+    for name in ["unspec", "short"] {
         enforce(cluster, &with)?;
+        let wire = cluster.switch.mark();
         let process = start(
             munster,
             &format!("no-family-{name}-{keep}"),
             "10",
             &format!(
-                "socket,u,10,2,0 connect,u,[{OUTSIDE6}]:9999 send,u,one,{address} say,ready until,{GO} \
-                 send,u,two,{address}"
+                "socket,u,10,2,0 connect,u,{to} send,u,one,{name} say,ready until,{GO} send,u,two,{name}"
             ),
         )?;
         enforce(
@@ -320,19 +321,50 @@ fn no_family(cluster: &mut Cluster, keep: bool) -> TestResult {
                 policy(&[])
             },
         )?;
+        let mark = munster.kernel_mark();
         munster.write(GO, "")?;
         let code = process.join()?;
         let said = process.output()?;
+        let mut sent = vec!["one"];
         if keep {
             check_eq!(code, Some(0), "exit code of '{said}'");
+            sent.push("two");
         } else {
             check!(
                 said.ends_with(&format!("send errno={EACCES}\n")),
                 "{name}: {said}"
             );
+            let head = "denied sscid=10 ssnid=1 tscid=outside tsnid=0 udp";
+            let denial = Denial::wait(munster, mark, head)?;
+            denial.says("reason", "no-permission")?;
+            check_eq!(denial.ends()?.1, to, "{name}: destination");
         }
+        until("what was sent", || {
+            Ok(sent_to(cluster, wire, 9999)?.len() >= sent.len())
+        })?;
+        check_eq!(sent_to(cluster, wire, 9999)?, sent, "{name}: on the wire");
     }
     Ok(())
+}
+
+/// What datagrams to a port have said since a mark.
+fn sent_to(cluster: &Cluster, mark: u64, port: u16) -> Result<Vec<String>, Failure> {
+    const UDP_HEADER: usize = 8;
+    let said = |ports: Option<(u16, u16)>, payload: &[u8]| {
+        let (_, to) = ports?;
+        let data = payload.get(UDP_HEADER..)?;
+        (to == port).then(|| String::from_utf8_lossy(data).into_owned())
+    };
+    let frames = cluster.switch.frames_since(mark)?;
+    let all = frames.iter().filter_map(|frame| {
+        let v4 = frame.ipv4();
+        v4.and_then(|packet| said(packet.ports(), &packet.payload))
+            .or_else(|| {
+                let packet = frame.ipv6()?;
+                said(packet.ports(), &packet.payload)
+            })
+    });
+    Ok(all.collect())
 }
 
 /// As many bytes as take several segments of full size.
@@ -1416,5 +1448,6 @@ pub(super) fn namespace(cluster: &mut Cluster, kind: Kind, zone: &str) -> TestRe
         source.contains(INNER) || source.contains(INNER6),
         "source of {denial:?}"
     );
+    check!(receiver.is_running()?, "it ended: {}", receiver.output()?);
     Ok(())
 }
