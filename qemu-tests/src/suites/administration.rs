@@ -106,6 +106,14 @@ pub const SUITE: Suite = Suite {
             run: label_by_user,
         },
         Test {
+            name: "label-by-root-without-mac-admin-denied",
+            run: without_capability,
+        },
+        Test {
+            name: "label-by-a-user-with-mac-admin-alone-ok",
+            run: with_capability_alone,
+        },
+        Test {
             name: "run-with-scid-ok",
             run: run_with_scid,
         },
@@ -312,6 +320,67 @@ fn label_by_user(cluster: &mut Cluster) -> TestResult {
     node.run(&argv)?.exits_with(5)?;
     node.run(&["dsictl", "label", "set", "/tmp/mine", "--scid", "10"])?
         .ok()?;
+    Ok(())
+}
+
+/// What CAP_MAC_ADMIN alone decides: a file's label, whether it is set or taken away, and a command to the module.
+fn labelling(file: &str) -> [String; 3] {
+    [
+        format!("setfattr -n security.dsi -v 10 {file}"),
+        format!("setfattr -x security.dsi {file}"),
+        "dsictl ps".into(),
+    ]
+}
+
+/// Root of the default zone, who lacks it and nothing else; his twin lacks another one.
+fn without_capability(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    const FILE: &str = "/tmp/of-root";
+    node.sh(&format!(
+        "cp /bin/true {FILE} && setfattr -n security.dsi -v 20 {FILE}"
+    ))?
+    .ok()?;
+    let without = |capability: &str, act: &str| {
+        node.sh(&format!(
+            "setpriv --bounding-set -{capability} --inh-caps -{capability} {act}"
+        ))
+    };
+    for act in labelling(FILE) {
+        let (code, why) = if act.starts_with("dsictl") {
+            (5, "CAP_MAC_ADMIN")
+        } else {
+            (1, "Operation not permitted")
+        };
+        without("mac_admin", &act)?.exits_with(code)?.says(why)?;
+        without("sys_admin", &act)?.ok()?;
+    }
+    Ok(())
+}
+
+/// A user who has it and nothing else, on a file of his own; his twin has another one.
+fn with_capability_alone(cluster: &mut Cluster) -> TestResult {
+    let node = cluster.node("munster")?;
+    const FILE: &str = "/tmp/of-user";
+    node.sh(&format!("cp /bin/true {FILE} && chown 1000:1000 {FILE}"))?
+        .ok()?;
+    let with = |capability: &str, act: &str| {
+        node.sh(&format!(
+            "setpriv --reuid 1000 --regid 1000 --clear-groups --inh-caps -all,+{capability} \
+             --ambient-caps -all,+{capability} {act}"
+        ))
+    };
+    let [set, remove, command] = labelling(FILE);
+    let get = || node.run(&["getfattr", "--only-values", "-n", "security.dsi", FILE]);
+    with("sys_admin", &set)?.exits_with(1)?;
+    get()?.exits_with(1)?;
+    with("mac_admin", &set)?.ok()?;
+    check!(get()?.ok()?.stdout == "10", "no label");
+    with("sys_admin", &remove)?.exits_with(1)?;
+    get()?.ok()?;
+    with("mac_admin", &remove)?.ok()?;
+    get()?.exits_with(1)?;
+    with("sys_admin", &command)?.exits_with(5)?;
+    with("mac_admin", &command)?.ok()?;
     Ok(())
 }
 
