@@ -41,9 +41,9 @@ static inline unsigned int dsm_refusal(u8 protocol)
 	return protocol == IPPROTO_TCP ? NF_DROP_ERR(-ECONNREFUSED) : NF_DROP_ERR(-EACCES);
 }
 
-/* An address as two numbers in host order. */
 bool dsm_is_sent(const struct sock *sk, const struct sk_buff *skb);	/* net.c */
 
+/* An address as two numbers in host order. */
 static inline void dsm_words6(const struct in6_addr *address, u64 *words)
 {
 	words[0] = (u64)be32_to_cpu(address->s6_addr32[0]) << 32 |

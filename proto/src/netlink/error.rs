@@ -3,7 +3,7 @@
 use std::io;
 
 /// What a refusal without words of the module's own comes from.
-const NEEDS: &str = "it needs CAP_MAC_ADMIN, and CAP_NET_ADMIN to listen, in the initial user namespace: run it as root";
+const NEEDS: &str = "it needs CAP_MAC_ADMIN, and CAP_SYS_ADMIN to listen, in the initial user namespace: run it as root";
 
 /// Why a request to the module was not answered as hoped.
 #[derive(Debug, thiserror::Error)]
