@@ -940,37 +940,11 @@ fn reset_opening(cluster: &mut Cluster, to: &'static str, forged: Forged) -> Tes
     enforce(cluster, &by_handshake())?;
     let munster = cluster.node("munster")?;
     let before = Counters::of(munster)?;
-    let mark = cluster.switch.mark();
-    cluster.switch.lose(|frame| {
-        let answers =
-            segment_of(frame).is_some_and(|((from, _), _, flags)| from == 7010 && flags & SYN != 0);
-        answers || is_to_forger(frame)
-    });
-    let result = (|| {
-        let (program, target) = (of_zone(TRAFFIC, "10"), format!("{to}:7010"));
-        let argv = [
-            program.as_str(),
-            "tcp-client",
-            "--to",
-            &target,
-            "--timeout-ms",
-            ALLOWED_MS,
-        ];
-        let client = munster.spawn(&format!("connecting-{to}"), &argv)?;
-        let mut opening = None;
-        until("its SYN", || {
-            let frames = cluster.switch.frames_since(mark)?;
-            opening = frames
-                .iter()
-                .filter_map(segment_of)
-                .find(|((from, port), _, flags)| {
-                    *port == 7010 && flags & (SYN | ACK) == SYN && !FORGED.contains(from)
-                });
-            Ok(opening.is_some())
-        })?;
-        let Some(((port, _), sequence, _)) = opening else {
-            return Err(Failure::new("no SYN"));
-        };
+    let answers = |frame: &Frame| {
+        segment_of(frame).is_some_and(|((from, _), _, flags)| from == 7010 && flags & SYN != 0)
+    };
+    while_connecting(cluster, "connecting", to, answers, |client, _, opening| {
+        let (port, sequence) = opening;
         let reset = Segment {
             back: true,
             acknowledged: sequence.wrapping_add(1),
@@ -1012,9 +986,7 @@ fn reset_opening(cluster: &mut Cluster, to: &'static str, forged: Forged) -> Tes
             client.output()?
         );
         Ok(())
-    })();
-    lose_forged(cluster);
-    result
+    })
 }
 
 /// Colby's kernel answers for a port on which nobody listens.
@@ -1025,18 +997,24 @@ fn closed_port(cluster: &mut Cluster, to: &'static str) -> TestResult {
     unrefused(cluster, &before)
 }
 
-/// While munster's zone 10 connects, and the network loses what it sends to colby's port, does something with its port and
-/// where its numbers start.
+/// Whether a frame goes to colby's port.
+fn opens(frame: &Frame) -> bool {
+    segment_of(frame).is_some_and(|((_, to), ..)| to == 7010)
+}
+
+/// While munster's zone 10 connects to colby, and the network loses something of that, does something with its port and where
+/// its numbers start.
 fn while_connecting(
     cluster: &Cluster,
     name: &str,
     to: &'static str,
+    lost: impl Fn(&Frame) -> bool + Send + 'static,
     run: impl FnOnce(&Process, u64, (u16, u32)) -> TestResult,
 ) -> TestResult {
     let mark = cluster.switch.mark();
-    cluster.switch.lose(|frame| {
-        segment_of(frame).is_some_and(|((_, to), ..)| to == 7010) || is_to_forger(frame)
-    });
+    cluster
+        .switch
+        .lose(move |frame| lost(frame) || is_to_forger(frame));
     let result = (|| {
         let (program, target) = (of_zone(TRAFFIC, "10"), format!("{to}:7010"));
         let argv = [
@@ -1094,40 +1072,46 @@ fn crossed_denied(cluster: &mut Cluster, to: &'static str) -> TestResult {
     enforce(cluster, &by_handshake())?;
     let munster = cluster.node("munster")?;
     let before = Counters::of(munster)?;
-    while_connecting(cluster, "crossed-denied", to, |client, mark, (port, _)| {
-        let crossing = |sequence| Segment {
-            back: true,
-            ..Segment::opening(to, port, sequence)
-        };
-        let syn = crossing(CROSSED);
-        syn.send_with(cluster, &syn.label_of(20, true))?;
-        syn.send_with(cluster, &[])?;
-        syn.send_with(cluster, &crossing(CROSSED + 1).label())?;
-        let names = ["bad-mac", "no-label", "no-permission"];
-        let wanted: Vec<_> = names.map(|reason| (format!("refused-{reason}"), 1)).into();
-        until("the refusals", || {
-            let refusals = Counters::of(munster)?.refusals(&before)?;
-            Ok(refusals.values().sum::<u64>() >= 3)
-        })?;
-        let refusals: Vec<_> = Counters::of(munster)?
-            .refusals(&before)?
-            .into_iter()
-            .collect();
-        check_eq!(refusals, wanted, "what was refused");
-        check!(
-            !has_sent(cluster, mark, port, |_, flags| flags & ACK != 0)?,
-            "it was answered"
-        );
-        // It waits on, and gets to whom it has asked for.
-        lose_forged(cluster);
-        check_eq!(
-            client.join()?,
-            Some(0),
-            "exit code of '{}'",
-            client.output()?
-        );
-        Ok(())
-    })
+    while_connecting(
+        cluster,
+        "crossed-denied",
+        to,
+        opens,
+        |client, mark, (port, _)| {
+            let crossing = |sequence| Segment {
+                back: true,
+                ..Segment::opening(to, port, sequence)
+            };
+            let syn = crossing(CROSSED);
+            syn.send_with(cluster, &syn.label_of(20, true))?;
+            syn.send_with(cluster, &[])?;
+            syn.send_with(cluster, &crossing(CROSSED + 1).label())?;
+            let names = ["bad-mac", "no-label", "no-permission"];
+            let wanted: Vec<_> = names.map(|reason| (format!("refused-{reason}"), 1)).into();
+            until("the refusals", || {
+                let refusals = Counters::of(munster)?.refusals(&before)?;
+                Ok(refusals.values().sum::<u64>() >= 3)
+            })?;
+            let refusals: Vec<_> = Counters::of(munster)?
+                .refusals(&before)?
+                .into_iter()
+                .collect();
+            check_eq!(refusals, wanted, "what was refused");
+            check!(
+                !has_sent(cluster, mark, port, |_, flags| flags & ACK != 0)?,
+                "it was answered"
+            );
+            // It waits on, and gets to whom it has asked for.
+            lose_forged(cluster);
+            check_eq!(
+                client.join()?,
+                Some(0),
+                "exit code of '{}'",
+                client.output()?
+            );
+            Ok(())
+        },
+    )
 }
 
 /// The twin: a connection that both ends have opened, and what its first message is answered with.
@@ -1137,49 +1121,55 @@ fn crossed_allowed(cluster: &mut Cluster, to: &'static str) -> TestResult {
     enforce(cluster, &by_handshake())?;
     let munster = cluster.node("munster")?;
     let before = Counters::of(munster)?;
-    while_connecting(cluster, "crossed", to, |client, mark, (port, ours)| {
-        let syn = Segment {
-            back: true,
-            ..Segment::opening(to, port, CROSSED)
-        };
-        syn.send(cluster)?;
-        until("an answer with zone 10's label", || {
-            has_sent(cluster, mark, port, |frame, flags| {
-                flags & (SYN | ACK) == SYN | ACK && claim(frame) == Some((MUNSTER, 10))
+    while_connecting(
+        cluster,
+        "crossed",
+        to,
+        opens,
+        |client, mark, (port, ours)| {
+            let syn = Segment {
+                back: true,
+                ..Segment::opening(to, port, CROSSED)
+            };
+            syn.send(cluster)?;
+            until("an answer with zone 10's label", || {
+                has_sent(cluster, mark, port, |frame, flags| {
+                    flags & (SYN | ACK) == SYN | ACK && claim(frame) == Some((MUNSTER, 10))
+                })
+            })?;
+            let behind = |sent: u32, heard: u32, flags, data| Segment {
+                sequence: CROSSED + 1 + sent,
+                acknowledged: ours.wrapping_add(1 + heard),
+                flags,
+                starts: (CROSSED, Some(ours)),
+                data,
+                back: true,
+                ..Segment::opening(to, port, CROSSED)
+            };
+            behind(0, 0, ACK, "").send(cluster)?;
+            until("its message", || {
+                has_sent(cluster, mark, port, |frame, _| {
+                    frame.0.ends_with(MESSAGE.as_bytes())
+                })
+            })?;
+            behind(0, 8, ACK | PSH, MESSAGE).send(cluster)?;
+            check_eq!(
+                client.join()?,
+                Some(0),
+                "exit code of '{}'",
+                client.output()?
+            );
+            let refusals = Counters::of(munster)?.refusals(&before)?;
+            check!(refusals.is_empty(), "refused: {refusals:?}");
+            // Colby's kernel, which knows nothing of it, is not to be asked about it later.
+            let reset = behind(8, 8, RST | ACK, "");
+            until("its end", || {
+                reset.send_with(cluster, &reset.label_of(0, false))?;
+                let left = munster.sh(&format!("ss -Htan sport = :{port}"))?.ok()?;
+                Ok(left.stdout.trim().is_empty())
             })
-        })?;
-        let behind = |sent: u32, heard: u32, flags, data| Segment {
-            sequence: CROSSED + 1 + sent,
-            acknowledged: ours.wrapping_add(1 + heard),
-            flags,
-            starts: (CROSSED, Some(ours)),
-            data,
-            back: true,
-            ..Segment::opening(to, port, CROSSED)
-        };
-        behind(0, 0, ACK, "").send(cluster)?;
-        until("its message", || {
-            has_sent(cluster, mark, port, |frame, _| {
-                frame.0.ends_with(MESSAGE.as_bytes())
-            })
-        })?;
-        behind(0, 8, ACK | PSH, MESSAGE).send(cluster)?;
-        check_eq!(
-            client.join()?,
-            Some(0),
-            "exit code of '{}'",
-            client.output()?
-        );
-        let refusals = Counters::of(munster)?.refusals(&before)?;
-        check!(refusals.is_empty(), "refused: {refusals:?}");
-        // Colby's kernel, which knows nothing of it, is not to be asked about it later.
-        let reset = behind(8, 8, RST | ACK, "");
-        until("its end", || {
-            reset.send_with(cluster, &reset.label_of(0, false))?;
-            let left = munster.sh(&format!("ss -Htan sport = :{port}"))?.ok()?;
-            Ok(left.stdout.trim().is_empty())
-        })
-    })
+        },
+    )
 }
 
 /// Whether colby's server has sent this back to a port.

@@ -243,23 +243,9 @@ fn idle(cluster: &mut Cluster, family: Family) -> TestResult {
     enforce(cluster, &NAMES, &allowing())?;
     let (munster, colby) = (cluster.node("munster")?, cluster.node("colby")?);
     munster.run(&["rm", "-f", STOP])?.ok()?;
-    let pair = |zone: Zone| -> Result<Stream, Failure> {
-        let (env, address) = (of_zone("/usr/bin/env", zone), family.of(colby));
-        let start = |node: &Node, side: &str, address: &str| {
-            let argv = [&env, "python3", "-c", IDLER, side, address, zone.port, STOP];
-            node.spawn(&format!("idle-{side}-{}", zone.scid), &argv)
-        };
-        let acceptor = start(colby, "accept", family.any)?;
-        acceptor.wait_line("serving")?;
-        let connector = start(munster, "connect", &address)?;
-        connector.wait_line("waiting")?;
-        acceptor.wait_line("waiting")?;
-        Ok(Stream {
-            acceptor,
-            connector,
-        })
-    };
-    let (stream, twin) = (pair(ZONE_10)?, pair(ZONE_20)?);
+    let [stream, twin] =
+        [ZONE_10, ZONE_20].map(|zone| Stream::of(IDLER, colby, munster, zone, family));
+    let (stream, twin) = (stream?, twin?);
     let before = Counters::of(colby)?;
     enforce(cluster, &["colby"], &forbidding("enforcing"))?;
     Counters::wait_aborted(colby, &before, 1)?;
@@ -281,9 +267,22 @@ struct Stream {
 impl Stream {
     /// Makes one; the names tell where the ends are.
     fn start(to: &Node, from: &Node, zone: Zone, family: Family) -> Result<Self, Failure> {
+        Self::of(WAITER, to, from, zone, family)
+    }
+
+    /// Makes one by such a program.
+    fn of(
+        program: &str,
+        to: &Node,
+        from: &Node,
+        zone: Zone,
+        family: Family,
+    ) -> Result<Self, Failure> {
         let (env, address) = (of_zone("/usr/bin/env", zone), family.of(to));
         let start = |node: &Node, side: &str, address: &str| {
-            let argv = [&env, "python3", "-c", WAITER, side, address, zone.port];
+            let argv = [
+                &env, "python3", "-c", program, side, address, zone.port, STOP,
+            ];
             node.spawn(&format!("{side}-{}", zone.scid), &argv)
         };
         let acceptor = start(to, "accept", family.any)?;
