@@ -1,128 +1,114 @@
 //! What a node that joins leaves out: addresses of a family that it has, and that it has not named.
-//!
-//! The kernel's files in /proc/net tell it; reading them needs no netlink and no rights.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+use std::net::IpAddr;
 use std::path::Path;
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 
 use crate::persist::NodeDescription;
 
-/// `IFA_F_TEMPORARY`, `IFA_F_DADFAILED`, `IFA_F_DEPRECATED` and `IFA_F_TENTATIVE`: an address that goes again, or cannot be used.
-const PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
-
-/// What the kernel says of its addresses. What cannot be read is empty, and nothing is found in it.
-#[derive(Debug, Default)]
-pub struct Host {
-    /// `/proc/net/if_inet6`: IPv6 addresses and their interfaces.
-    pub if_inet6: String,
-    /// `/proc/net/fib_trie`: IPv4 addresses, without their interfaces.
-    pub fib_trie: String,
-    /// `/proc/net/route`: IPv4 networks and their interfaces.
-    pub route: String,
+/// An address of this machine's that is good beyond its link, and stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// Number of its interface.
+    pub interface: u32,
+    /// The address.
+    pub address: IpAddr,
 }
 
-impl Host {
-    /// This machine.
-    pub fn here() -> Self {
-        // Only a warning hangs on it.
-        let read = |name| std::fs::read_to_string(format!("/proc/net/{name}")).unwrap_or_default();
-        Self {
-            if_inet6: read("if_inet6"),
-            fib_trie: read("fib_trie"),
-            route: read("route"),
+/// This machine's, as the kernel tells everybody (rtnetlink(7), RTM_GETADDR).
+///
+/// # Errors
+/// Those of the socket, and what the kernel answers.
+pub fn here() -> io::Result<Vec<Own>> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let mut request = NetlinkMessage::from(request);
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    request.finalize();
+    let mut bytes = vec![0; request.buffer_len()];
+    request.serialize(&mut bytes);
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    let mut found = Vec::new();
+    loop {
+        let (datagram, sender) = socket.recv_from_full()?;
+        // Other processes may write to the socket as well.
+        let mut rest = if sender.port_number() == 0 {
+            &datagram[..]
+        } else {
+            &[]
+        };
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(message)) => {
+                    found.extend(own(&message));
+                }
+                NetlinkPayload::Done(_) => return Ok(found),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
+            }
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
         }
     }
+}
 
-    /// Addresses of the family that `named` has none of, on interfaces that have one of `named`.
-    pub fn left_out(&self, named: &[IpAddr]) -> Vec<IpAddr> {
-        let v6 = self.v6();
-        let has_v4 = named.iter().any(IpAddr::is_ipv4);
-        let has_v6 = named.iter().any(IpAddr::is_ipv6);
-        let interfaces: Vec<&str> = named
+/// What a message says of an address, if it stays and is good beyond its link.
+fn own(message: &AddressMessage) -> Option<Own> {
+    // Where both are told, of a point-to-point link, the other end is "the address".
+    let of = |local| {
+        message
+            .attributes
             .iter()
-            .filter_map(|address| match address {
-                IpAddr::V4(address) => self.interface(*address),
-                IpAddr::V6(address) => v6.iter().find(|(a, _)| a == address).map(|(_, name)| *name),
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) if local => Some(*address),
+                AddressAttribute::Address(address) if !local => Some(*address),
+                _ => None,
             })
-            .collect();
-        match (has_v4, has_v6) {
-            (true, false) => v6
-                .into_iter()
-                .filter(|(address, name)| is_global(*address) && interfaces.contains(name))
-                .map(|(address, _)| address.into())
-                .collect(),
-            (false, true) => {
-                let here = |address: &Ipv4Addr| {
-                    self.interface(*address)
-                        .is_some_and(|i| interfaces.contains(&i))
-                };
-                self.v4().into_iter().filter(here).map(IpAddr::V4).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// Addresses that stay, with their interfaces.
-    fn v6(&self) -> Vec<(Ipv6Addr, &str)> {
-        self.if_inet6.lines().filter_map(lasting).collect()
-    }
-
-    /// Addresses of this node that are no loopback's.
-    fn v4(&self) -> Vec<Ipv4Addr> {
-        let mut found = Vec::new();
-        let mut last = None;
-        for line in self.fib_trie.lines() {
-            if let Some(leaf) = line.trim_start().strip_prefix("|-- ") {
-                last = leaf.parse::<Ipv4Addr>().ok();
-            } else if line.contains("/32 host LOCAL")
-                && let Some(address) = last
-                && !address.is_loopback()
-                && !address.is_link_local()
-                && !found.contains(&address)
-            {
-                found.push(address);
-            }
-        }
-        found
-    }
-
-    /// The interface by whose network an address is reached: an own one's is its interface.
-    fn interface(&self, address: Ipv4Addr) -> Option<&str> {
-        let routes = self
-            .route
-            .lines()
-            .skip(1)
-            .filter_map(|line| leads_to(line, address));
-        routes.max_by_key(|(mask, _)| *mask).map(|(_, name)| name)
-    }
-}
-
-/// Address and interface of a line of `if_inet6`, if the address stays.
-fn lasting(line: &str) -> Option<(Ipv6Addr, &str)> {
-    let mut words = line.split_whitespace();
-    let address = u128::from_str_radix(words.next()?, 16).ok()?;
-    let flags = u8::from_str_radix(words.nth(3)?, 16).ok()?;
-    (flags & PASSING == 0).then_some((address.into(), words.next()?))
-}
-
-/// Mask and interface of a line of `route`, if it leads to the address.
-fn leads_to(line: &str, address: Ipv4Addr) -> Option<(u32, &str)> {
-    // In the bytes' order on the wire, read as a number of this machine's.
-    let number = |word| {
-        let number = u32::from_str_radix(word, 16).ok()?;
-        Some(u32::from_be_bytes(number.to_ne_bytes()))
     };
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let [name, to, _, _, _, _, _, mask, ..] = words[..] else {
-        return None;
+    let address = of(true).or_else(|| of(false))?;
+    let beyond = match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => {
+            // The first of them is the bit of a temporary address; over IPv4 a second one has it.
+            let passing = AddressHeaderFlags::Secondary
+                | AddressHeaderFlags::Dadfailed
+                | AddressHeaderFlags::Deprecated
+                | AddressHeaderFlags::Tentative;
+            !address.is_loopback()
+                && !address.is_unicast_link_local()
+                && !message.header.flags.intersects(passing)
+        }
     };
-    let (to, mask) = (number(to)?, number(mask)?);
-    (address.to_bits() & mask == to).then_some((mask, name))
+    beyond.then_some(Own {
+        interface: message.header.index,
+        address,
+    })
 }
 
-/// Whether an address is good beyond its link.
-fn is_global(address: Ipv6Addr) -> bool {
-    !(address.is_loopback() || address.is_unicast_link_local() || address.is_multicast())
+/// Addresses of the family that `named` has none of, on interfaces that have one of `named`.
+pub fn left_out(own: &[Own], named: &[IpAddr]) -> Vec<IpAddr> {
+    let is_missing = |address: &IpAddr| {
+        named
+            .iter()
+            .all(|other| other.is_ipv4() != address.is_ipv4())
+    };
+    let is_beside = |interface| {
+        own.iter()
+            .any(|other| other.interface == interface && named.contains(&other.address))
+    };
+    own.iter()
+        .filter(|own| is_missing(&own.address) && is_beside(own.interface))
+        .map(|own| own.address)
+        .collect()
 }
 
 /// What to tell whoever made this node a member, whose addresses of a family were left out; nothing if there are none.
@@ -152,88 +138,95 @@ pub fn warning(node: &NodeDescription, directory: &Path, left_out: &[IpAddr]) ->
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::AddressFamily;
     use uuid::Uuid;
 
     use super::*;
 
-    // A machine with a network of both families on eth0, containers on docker0, a lease of one address on ens4, and an address
-    // that is no more than temporary.
-    const IF_INET6: &str = "\
-00000000000000000000000000000001 01 80 10 80       lo
-fe8000000000000000fc00fffe000001 04 40 20 80     eth0
-fd770000000000000000000000000001 04 40 00 82     eth0
-fd77000000000000aaaabbbbccccdddd 04 40 00 01     eth0
-fd990000000000000000000000000001 05 40 00 80  docker0
-";
-    const ROUTE: &str = "\
-Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
-ens4\t00000000\t0100800A\t0003\t0\t0\t0\t00000000\t0\t0\t0
-eth0\t00004D0A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
-docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
-";
-    const FIB_TRIE: &str = "\
-Local:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 10.77.0.0
-        /24 link UNICAST
-     |-- 10.77.0.1
-        /32 host LOCAL
-     |-- 10.77.0.255
-        /32 link BROADCAST
-     |-- 10.128.0.7
-        /32 host LOCAL
-     |-- 127.0.0.1
-        /32 host LOCAL
-     |-- 172.17.0.1
-        /32 host LOCAL
-";
+    // A network of both families on the first interface, containers on the second, IPv4 alone on the third.
+    const HOST: [(u32, &str); 6] = [
+        (1, "10.77.0.1"),
+        (1, "fd77::1"),
+        (2, "172.17.0.1"),
+        (2, "fd99::1"),
+        (3, "10.128.0.7"),
+        (3, "10.128.0.8"),
+    ];
 
-    fn left_out(named: &[&str]) -> Vec<String> {
-        // /proc/net/route is in this machine's byte order; the text above is a little-endian one's.
-        let host = Host {
-            if_inet6: IF_INET6.into(),
-            fib_trie: FIB_TRIE.into(),
-            route: ROUTE.into(),
-        };
-        let named: Vec<IpAddr> = named
-            .iter()
-            .map(|a| a.parse().expect("an address"))
-            .collect();
-        host.left_out(&named)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn left_out_of(named: &[&str]) -> Vec<String> {
+        let own = HOST.map(|(interface, text)| Own {
+            interface,
+            address: address(text),
+        });
+        let named: Vec<IpAddr> = named.iter().map(|text| address(text)).collect();
+        let left_out = left_out(&own, &named);
+        left_out.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    #[cfg(target_endian = "little")]
-    fn only_lasting_addresses_of_the_other_family_on_the_same_interface_are_left_out() {
-        assert_eq!(left_out(&["10.77.0.1"]), ["fd77::1"]);
-        assert_eq!(left_out(&["fd77::1"]), ["10.77.0.1"]);
-        assert_eq!(left_out(&["172.17.0.1"]), ["fd99::1"]);
-        assert!(left_out(&["10.77.0.1", "fd77::1"]).is_empty());
+    fn addresses_of_the_other_family_on_the_same_interface_are_left_out() {
+        assert_eq!(left_out_of(&["10.77.0.1"]), ["fd77::1"]);
+        assert_eq!(left_out_of(&["fd77::1"]), ["10.77.0.1"]);
+        assert_eq!(left_out_of(&["172.17.0.1"]), ["fd99::1"]);
+        assert!(left_out_of(&["10.77.0.1", "fd77::1"]).is_empty());
         // An interface without addresses of the other family, and an address that is behind a translation.
-        assert!(left_out(&["10.128.0.7"]).is_empty());
-        assert!(left_out(&["2001:db8::1"]).is_empty());
-        assert!(left_out(&[]).is_empty());
+        assert!(left_out_of(&["10.128.0.7"]).is_empty());
+        assert!(left_out_of(&["2001:db8::1"]).is_empty());
+        assert!(left_out_of(&[]).is_empty());
     }
 
     #[test]
-    fn what_cannot_be_read_leaves_nothing_out() {
-        let named = [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1))];
-        assert!(Host::default().left_out(&named).is_empty());
-        let host = Host {
-            if_inet6: "\n zz 01\nfd77 eth0".into(),
-            fib_trie: "/32 host LOCAL\n |-- nothing\n/32 host LOCAL".into(),
-            route: "\neth0 00\neth0 x y z".into(),
+    fn only_addresses_that_stay_and_leave_their_link_count() {
+        let told = |text, flags| {
+            let mut message = AddressMessage::default();
+            let address = address(text);
+            message.header.index = 7;
+            message.header.flags = flags;
+            message.header.family = match address {
+                IpAddr::V4(_) => AddressFamily::Inet,
+                IpAddr::V6(_) => AddressFamily::Inet6,
+            };
+            message.attributes = vec![AddressAttribute::Address(address)];
+            own(&message).map(|own| own.address)
         };
-        assert!(host.left_out(&named).is_empty());
+        let none = AddressHeaderFlags::empty();
+        for text in ["10.77.0.1", "fd77::1"] {
+            assert_eq!(told(text, none), Some(address(text)));
+        }
+        for text in ["127.0.0.1", "169.254.0.1", "::1", "fe80::1"] {
+            assert_eq!(told(text, none), None, "{text}");
+        }
+        let second = AddressHeaderFlags::Secondary;
+        assert_eq!(told("10.77.0.2", second), Some(address("10.77.0.2")));
+        assert_eq!(told("fd77::2", second), None, "temporary");
+        assert_eq!(told("fd77::2", AddressHeaderFlags::Deprecated), None);
+    }
+
+    #[test]
+    fn of_a_point_to_point_link_the_own_end_counts() {
+        let mut message = AddressMessage::default();
+        message.attributes = vec![
+            AddressAttribute::Address(address("10.77.0.2")),
+            AddressAttribute::Local(address("10.77.0.1")),
+        ];
+        assert_eq!(
+            own(&message).map(|own| own.address),
+            Some(address("10.77.0.1"))
+        );
+    }
+
+    #[test]
+    fn the_kernel_tells() {
+        assert!(here().is_ok_and(|own| own.iter().all(|own| own.interface > 0)));
     }
 
     #[test]
     fn warning_says_what_to_type() {
-        let [v4, v6]: [IpAddr; 2] =
-            ["10.77.0.1", "fd77::1"].map(|a| a.parse().expect("an address"));
+        let [v4, v6] = ["10.77.0.1", "fd77::1"].map(address);
         let of = |named, left_out: &[IpAddr]| {
             let node = NodeDescription {
                 name: "munster".into(),

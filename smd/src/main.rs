@@ -11,7 +11,7 @@ use dsi_daemon::logs::{self, LogFormat};
 use dsi_daemon::{label, service};
 use dsi_proto::files;
 use dsi_proto::token::JoinToken;
-use smd::addresses::{self, Host};
+use smd::addresses;
 use smd::config::{Config, DEFAULT_DIRECTORY};
 use smd::driver::Manager;
 use smd::join::join;
@@ -111,9 +111,14 @@ fn run_join(arguments: &Join) -> Result<(), Failure> {
         directory = %arguments.dir.display(),
         "this node is a member; start `smd run`"
     );
-    let left_out = Host::here().left_out(&node.addresses);
-    if let Some(text) = addresses::warning(&node, directory.path(), &left_out) {
-        tracing::warn!("{text}");
+    match addresses::here() {
+        Ok(own) => {
+            let left_out = addresses::left_out(&own, &node.addresses);
+            if let Some(text) = addresses::warning(&node, directory.path(), &left_out) {
+                tracing::warn!("{text}");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot look for addresses that were left out"),
     }
     Ok(())
 }
